@@ -1,0 +1,206 @@
+"""Budgets, bills and the ledger that holds one against the other."""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from outthink.core.errors import BudgetError
+
+_SCALE = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15}
+_UNITS = {
+    "tokens": ("tokens", "token", "tok", ""),
+    "seconds": ("seconds", "second", "sec", "s"),
+    "flops": ("flops", "flop"),
+}
+_NUMBER = re.compile(r"^([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([kmgtp]?)\s*([a-z]*)$")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be spent; None means unlimited.
+
+    ``tokens`` counts positions that the model computes for us: prompt positions not found in the cache, plus sampled
+    tokens. ``Budget("4k tokens")``, ``Budget("8k, 2.5 s")`` and ``Budget(tokens=4000)`` all work.
+    """
+
+    tokens: float | None = None
+    seconds: float | None = None
+    flops: float | None = None
+
+    def __init__(
+        self,
+        text: str | float | None = None,
+        *,
+        tokens: float | None = None,
+        seconds: float | None = None,
+        flops: float | None = None,
+    ) -> None:
+        limits: dict[str, float | None] = {"tokens": tokens, "seconds": seconds, "flops": flops}
+        if text is not None:
+            for unit, amount in _parse(str(text)).items():
+                if limits[unit] is not None:
+                    raise BudgetError(f"Budget {text!r} sets {unit} twice.")
+                limits[unit] = amount
+        for unit, amount in limits.items():
+            if amount is not None and not (amount >= 0 and math.isfinite(amount)):
+                raise BudgetError(f"Budget {unit}={amount!r} must be a number of at least 0.")
+            object.__setattr__(self, unit, amount)
+
+    def __str__(self) -> str:
+        parts = [f"{getattr(self, f.name):,.6g} {f.name}" for f in fields(self) if getattr(self, f.name) is not None]
+        return ", ".join(parts) or "unlimited"
+
+
+def _parse(text: str) -> dict[str, float]:
+    limits: dict[str, float] = {}
+    for part in text.lower().replace("_", "").split(","):
+        match = _NUMBER.match(part.strip())
+        unit = next((u for u, names in _UNITS.items() if match and match[3] in names), None)
+        if match is None or unit is None:
+            raise BudgetError(
+                f"Cannot read budget {text!r}. Write an amount and a unit, such as '4k tokens', '2.5 s', '1e12 flops' "
+                "or several with commas between."
+            )
+        if unit in limits:
+            raise BudgetError(f"Budget {text!r} sets {unit} twice.")
+        limits[unit] = float(match[1]) * _SCALE[match[2]]
+    return limits
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What was spent. Each position of a tree is counted once, however often the engine had to recompute it.
+
+    ``prefilled``: prompt positions computed; ``cached``: prompt positions found in the cache; ``decoded``: tokens
+    sampled; ``flops``: of those positions, multiply-add = 2; ``seconds``: wall time.
+    """
+
+    prefilled: int = 0
+    cached: int = 0
+    decoded: int = 0
+    flops: int = 0
+    seconds: float = 0.0
+    verifier_calls: int = 0
+    tool_calls: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Positions computed: what a token budget limits."""
+        return self.prefilled + self.decoded
+
+    def to_json(self) -> dict[str, Any]:
+        return {"tokens": self.tokens, **asdict(self)}
+
+    def __str__(self) -> str:
+        calls = f", {self.verifier_calls} verifier calls" if self.verifier_calls else ""
+        return (
+            f"{self.tokens:,} tokens ({self.prefilled:,} prefilled, {self.decoded:,} decoded; {self.cached:,} cached), "
+            f"{self.flops:.3g} FLOPs, {self.seconds:.2f} s{calls}"
+        )
+
+
+class Ledger:
+    """The budget and the bill of one piece of work; safe to charge from any thread.
+
+    The engine charges it and asks it before every step, so that work in flight is cut when it runs out. A ledger made
+    by `slice` also charges its parent and is exhausted when its parent is.
+    """
+
+    def __init__(
+        self,
+        budget: Budget | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        parent: Ledger | None = None,
+    ) -> None:
+        self.budget = budget or Budget()
+        self._clock, self._parent = clock, parent
+        self._started = clock()
+        self._bill = Bill()
+        self._lock = threading.Lock()
+        self._cancelled = False
+
+    def charge(
+        self,
+        *,
+        prefilled: int = 0,
+        cached: int = 0,
+        decoded: int = 0,
+        flops: int = 0,
+        verifier_calls: int = 0,
+        tool_calls: int = 0,
+    ) -> None:
+        """Add to the bill, here and in every parent."""
+        with self._lock:
+            bill = self._bill
+            self._bill = replace(
+                bill,
+                prefilled=bill.prefilled + prefilled,
+                cached=bill.cached + cached,
+                decoded=bill.decoded + decoded,
+                flops=bill.flops + flops,
+                verifier_calls=bill.verifier_calls + verifier_calls,
+                tool_calls=bill.tool_calls + tool_calls,
+            )
+        if self._parent is not None:
+            self._parent.charge(
+                prefilled=prefilled,
+                cached=cached,
+                decoded=decoded,
+                flops=flops,
+                verifier_calls=verifier_calls,
+                tool_calls=tool_calls,
+            )
+
+    def cancel(self) -> None:
+        """Declare the budget spent: work in flight is cut at the next step and strategies return what they have."""
+        self._cancelled = True
+
+    @property
+    def bill(self) -> Bill:
+        """What has been spent so far, seconds included."""
+        return replace(self._bill, seconds=self._clock() - self._started)
+
+    @property
+    def tokens_left(self) -> float:
+        """Positions that may still be computed; infinite where nothing limits them."""
+        own = math.inf if self.budget.tokens is None else self.budget.tokens - self._bill.tokens
+        return max(0.0, own if self._parent is None else min(own, self._parent.tokens_left))
+
+    @property
+    def flops_left(self) -> float:
+        own = math.inf if self.budget.flops is None else self.budget.flops - self._bill.flops
+        return max(0.0, own if self._parent is None else min(own, self._parent.flops_left))
+
+    @property
+    def seconds_left(self) -> float:
+        spent = self._clock() - self._started
+        own = math.inf if self.budget.seconds is None else self.budget.seconds - spent
+        return max(0.0, own if self._parent is None else min(own, self._parent.seconds_left))
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing more may be spent: a limit is reached, or the work was cancelled."""
+        return self.cancelled or min(self.tokens_left, self.flops_left, self.seconds_left) <= 0
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled or (self._parent is not None and self._parent.cancelled)
+
+    @property
+    def fraction_spent(self) -> float:
+        """The share of the tightest limit that is used up, in [0, 1]; 0 where nothing is limited."""
+        budget, bill = self.budget, self.bill
+        pairs = ((bill.tokens, budget.tokens), (bill.seconds, budget.seconds), (bill.flops, budget.flops))
+        shares = [1.0 if limit == 0 else spent / limit for spent, limit in pairs if limit is not None]
+        return min(1.0, max(shares, default=0.0))
+
+    def slice(self, budget: Budget) -> Ledger:
+        """A ledger for part of the work, bounded by ``budget`` and by what is left here."""
+        return Ledger(budget, clock=self._clock, parent=self)

@@ -1,0 +1,103 @@
+"""What every strategy returns: a weighted population of answers, the tree behind it, and the bill."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from outthink.core.budget import Bill
+from outthink.core.thought import Thought
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One line of thought that reached an answer. ``log_weight`` is unnormalised, in nats."""
+
+    answer: str
+    log_weight: float = 0.0
+    text: str = ""
+    thought: Thought | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """A law over answers: candidates with equal answers pool their weights, and the weights are normalised.
+
+    ``attempts`` counts the lines that were tried, with or without an answer. ``confidence`` is the weight of the best
+    answer *within this population*: how far the lines agree, which is not in itself a probability of being right.
+    Ties go to the answer that was found first.
+    """
+
+    candidates: tuple[Candidate, ...] = ()
+    cost: Bill = field(default_factory=Bill)
+    tree: Thought = field(default_factory=Thought, compare=False, repr=False)
+    method: str = ""
+    attempts: int = 0
+    stopped: str = "finished"
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Answer to probability, likeliest first; empty where no line reached an answer."""
+        if not self.candidates:
+            return {}
+        top = max(c.log_weight for c in self.candidates)
+        if top == -math.inf:
+            return {}
+        pooled: dict[str, float] = {}
+        for c in self.candidates:
+            pooled[c.answer] = pooled.get(c.answer, 0.0) + math.exp(c.log_weight - top)
+        total = math.fsum(pooled.values())
+        return {a: w / total for a, w in sorted(pooled.items(), key=lambda item: -item[1])}
+
+    @property
+    def best(self) -> str | None:
+        """The likeliest answer, or None where there is none."""
+        return next(iter(self.weights), None)
+
+    @property
+    def confidence(self) -> float:
+        """The weight of the best answer in [0, 1]; 0 where there is none."""
+        return next(iter(self.weights.values()), 0.0)
+
+    @property
+    def entropy(self) -> float:
+        """Entropy of the law over answers, in nats."""
+        return -math.fsum(w * math.log(w) for w in self.weights.values() if w > 0)
+
+    def credible_set(self, mass: float = 0.9) -> list[str]:
+        """The fewest likeliest answers whose weights sum to at least ``mass``."""
+        chosen, total = [], 0.0
+        for answer, weight in self.weights.items():
+            if total >= mass - 1e-12:
+                break
+            chosen.append(answer)
+            total += weight
+        return chosen
+
+    @property
+    def best_line(self) -> Candidate | None:
+        """The heaviest candidate that gives the best answer; among equals, the first found."""
+        lines = [c for c in self.candidates if c.answer == self.best]
+        return max(lines, key=lambda c: c.log_weight, default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; the tree as `Thought.to_json` gives it."""
+        return {
+            "best": self.best,
+            "confidence": self.confidence,
+            "entropy": self.entropy,
+            "weights": self.weights,
+            "method": self.method,
+            "attempts": self.attempts,
+            "stopped": self.stopped,
+            "cost": self.cost.to_json(),
+            "line": line.text if (line := self.best_line) else None,
+            "tree": self.tree.to_json(),
+        }
+
+
+def pool(candidates: Iterable[Candidate], **rest: Any) -> Posterior:
+    """The posterior of these candidates."""
+    return Posterior(tuple(candidates), **rest)

@@ -1,0 +1,63 @@
+"""Registries of named things, made lazily; and the record that every method keeps of what it promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Generic, Literal, TypeVar, get_args
+
+from outthink.core.errors import UnknownNameError
+
+T = TypeVar("T")
+
+Guarantee = Literal["lossless", "unbiased", "consistent", "bounded", "heuristic"]
+GUARANTEES: tuple[str, ...] = get_args(Guarantee)
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method is and promises, and where it comes from.
+
+    ``guarantee``: `lossless` (the output law is exactly the reference's), `unbiased` (the stated estimate has the right
+    expectation at every sample size), `consistent` (right in the limit of samples), `bounded` (a stated error bound
+    holds), `heuristic` (measured only). ``promise`` says of what.
+    """
+
+    name: str
+    family: str
+    summary: str
+    guarantee: Guarantee
+    promise: str
+    paper: str
+    run: Callable[..., Any]
+
+    def __post_init__(self) -> None:
+        if self.guarantee not in GUARANTEES:
+            raise ValueError(f"guarantee {self.guarantee!r} of {self.name} is none of {GUARANTEES}")
+
+
+class Registry(Generic[T]):
+    """Named things by ``"module:attribute"``, imported when asked for; others join by an entry-point group."""
+
+    def __init__(self, kind: str, group: str, builtin: dict[str, str]) -> None:
+        self.kind, self.group = kind, group
+        self._paths = dict(builtin)
+
+    def names(self) -> list[str]:
+        """Every known name, those of installed plugins included."""
+        return sorted({*self._paths, *(e.name for e in entry_points(group=self.group))})
+
+    def get(self, name: str) -> T:
+        """The thing called ``name``; raises UnknownNameError, which lists the known names."""
+        if name in self._paths:
+            module, _, attribute = self._paths[name].partition(":")
+            return getattr(import_module(module), attribute)
+        for entry in entry_points(group=self.group):
+            if entry.name == name:
+                return entry.load()
+        raise UnknownNameError(self.kind, name, self.names())
+
+    def __iter__(self) -> Iterator[T]:
+        return (self.get(name) for name in self.names())
