@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from outthink.core.errors import CheckpointError
@@ -72,3 +74,18 @@ class Fields:
         if value is REQUIRED:
             raise self.error(f"'{key}' is missing.")
         return value
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object in ``file``. Raises CheckpointError where there is no file, or it holds anything else."""
+    try:
+        value = json.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise CheckpointError(f"{file}: not valid JSON: {error}.") from error
+    except RecursionError:
+        raise CheckpointError(f"{file}: not valid JSON: nested too deeply.") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file}: expected a JSON object, found {type(value).__name__}.")
+    return value

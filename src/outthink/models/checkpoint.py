@@ -1,0 +1,139 @@
+"""Loading a model from the Hugging Face format: checked whole from the headers first, then mapped, never unpickled."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from outthink.core.errors import CheckpointError, UserError
+from outthink.models.config import DTYPES, ModelConfig
+from outthink.models.fields import Fields, read_json
+from outthink.models.hub import resolve_source
+from outthink.models.safetensors_files import FLOATS, StoredTensor, find_tensors
+from outthink.models.tokenizer import Tokenizer
+from outthink.models.transformer import Transformer
+
+# Buffers that old versions of transformers saved; they are computed from the config.
+_HARMLESS = re.compile(r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq|model\.rotary_emb\.inv_freq")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run: evaluation mode, no gradients. ``config.dtype`` is the dtype of its weights."""
+
+    config: ModelConfig
+    model: Transformer
+    tokenizer: Tokenizer
+    source: Path
+
+
+def load_model(source: str | Path, dtype: str = "auto", device: str = "cpu") -> LoadedModel:
+    """Load the model in a directory, or of a Hugging Face hub id.
+
+    ``dtype`` is a torch dtype's name, or "auto" for the stored one. On the CPU in the stored dtype the weights are
+    memory-mapped, so the files must not change while the model is in use; else they are converted tensor by tensor.
+    Raises CheckpointError, before any weight is read, for anything in the directory that is missing or malformed, and
+    UserError for an unknown dtype or device.
+    """
+    target = _device(device)
+    if dtype not in ("auto", *DTYPES):
+        raise UserError(f"dtype {dtype!r} is not known; known: auto, {', '.join(DTYPES)}.")
+    directory = resolve_source(source)
+    config = read_config(directory)
+    with torch.device("meta"):
+        model = Transformer(config)
+    stored = check_tensors(directory, model, config)
+    tokenizer = Tokenizer.from_directory(directory, config.eos_token_ids, config.bos_token_id)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"{tokenizer.where} has ids up to {tokenizer.vocab_size - 1}, but the model's vocab_size is "
+            f"{config.vocab_size}: they do not belong together."
+        )
+    config = replace(config, dtype=_resolve_dtype(dtype, config, stored))
+    weights = _read(stored, getattr(torch, config.dtype), target)
+    model.load_state_dict(weights, assign=True)
+    model.config = config
+    return LoadedModel(config, model.requires_grad_(False).eval().to(target), tokenizer, directory)
+
+
+def read_config(directory: Path) -> ModelConfig:
+    """The configuration in ``directory``; generation_config.json's ``eos_token_id``, where given, goes before it."""
+    file, generation_file = directory / "config.json", directory / "generation_config.json"
+    if not file.is_file():
+        raise CheckpointError(f"{directory} has no config.json: not a model in the Hugging Face format.")
+    config = ModelConfig.from_dict(read_json(file), str(file))
+    if generation_file.is_file():
+        generation = Fields(read_json(generation_file), str(generation_file))
+        eos_ids = generation.token_ids("eos_token_id")
+        config = replace(config, eos_token_ids=eos_ids or config.eos_token_ids)
+    return config
+
+
+def check_tensors(directory: Path, model: Transformer, config: ModelConfig) -> dict[str, StoredTensor]:
+    """The stored tensors that ``model`` needs, by name; CheckpointError where they are not exactly those."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = find_tensors(directory)
+    for name, shape in expected.items():
+        if name not in found:
+            raise CheckpointError(f"{directory}: the tensor '{name}' of shape {list(shape)} is missing.")
+        _check_tensor(name, found[name], shape)
+    for name in sorted(found.keys() - expected.keys()):
+        if not (_HARMLESS.fullmatch(name) or (config.tie_embeddings and name == "lm_head.weight")):
+            raise CheckpointError(
+                f"{found[name].file}: the tensor '{name}' does not belong to a {config.model_type} model of this "
+                "config; loading the rest would compute something else."
+            )
+    return {name: found[name] for name in expected}
+
+
+def _check_tensor(name: str, tensor: StoredTensor, shape: tuple[int, ...]) -> None:
+    if tensor.shape != shape:
+        raise CheckpointError(
+            f"{tensor.file}: the tensor '{name}' has shape {list(tensor.shape)}; the config implies {list(shape)}."
+        )
+    if tensor.dtype not in FLOATS:
+        raise CheckpointError(
+            f"{tensor.file}: the tensor '{name}' has dtype {tensor.dtype}; known: {', '.join(FLOATS)}. "
+            "Quantized weights are not supported."
+        )
+
+
+def _read(stored: Mapping[str, StoredTensor], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    """The tensors in ``dtype`` on ``device``: views of the mapped files where they lie there in that dtype already."""
+    weights: dict[str, Tensor] = {}
+    by_file: dict[Path, list[str]] = {}
+    for name, tensor in stored.items():
+        moved = device.type != "cpu" or FLOATS[tensor.dtype] != str(dtype).removeprefix("torch.")
+        if moved:
+            # A mapping of its own, gone before the next tensor is read: what was converted does not stay resident.
+            with safe_open(tensor.file, framework="pt") as file:
+                weights[name] = file.get_tensor(name).to(device=device, dtype=dtype)
+        else:
+            by_file.setdefault(tensor.file, []).append(name)
+    for path, names in by_file.items():
+        with safe_open(path, framework="pt") as file:
+            weights.update({name: file.get_tensor(name) for name in names})
+    return weights
+
+
+def _resolve_dtype(dtype: str, config: ModelConfig, stored: Mapping[str, StoredTensor]) -> str:
+    if dtype != "auto":
+        return dtype
+    kinds = {FLOATS[tensor.dtype] for tensor in stored.values()}
+    return kinds.pop() if len(kinds) == 1 else config.dtype
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"Device {name!r} is not known; use 'cpu', 'cuda' or 'cuda:1'.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("Device 'cuda' was asked for, but torch sees no CUDA device; use 'cpu'.")
+    return device
