@@ -34,7 +34,9 @@ class Sampling:
     top_logprobs: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.temperature >= 0 and math.isfinite(self.temperature), "temperature", self.temperature, "0 or more")
+        _require(
+            self.temperature >= 0 and math.isfinite(self.temperature), "temperature", self.temperature, "0 or more"
+        )
         _require(self.top_k is None or self.top_k >= 1, "top_k", self.top_k, "at least 1, or None")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         _require(0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 and 1")

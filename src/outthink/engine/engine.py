@@ -1,0 +1,407 @@
+"""The engine: one tree of sequences over one paged cache, computed a step at a time.
+
+`Engine.step` is the whole story. Everything in this module runs on the stepping thread; others talk to it through
+`submit`. See `engine/thread.py` for the thread and `lm/local.py` for the handles that strategies hold.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outthink.core.budget import Ledger
+from outthink.core.errors import PromptError
+from outthink.engine.pack import pack, page_copies
+from outthink.engine.sampler import Row, log_softmax, sample
+from outthink.engine.sequence import Extend, Generation, Score, Sequence, Task
+from outthink.kernels.step import Backend
+from outthink.kv import PagedCache
+from outthink.scheduling import Limits, Scheduler, Slice
+from outthink.scheduling.scheduler import pending
+
+
+class Vocabulary(Protocol):
+    """What the engine asks of a tokenizer."""
+
+    @property
+    def eos_ids(self) -> Iterable[int]: ...
+
+    def token_bytes(self, token: int) -> bytes: ...
+
+    def is_special(self, token: int) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Costs:
+    """FLOPs of computing ``count`` positions from ``start`` on, and of one row of logits."""
+
+    positions: Callable[[int, int], int]
+    head: int
+
+
+@dataclass
+class Stats:
+    """Counters since the engine was made."""
+
+    steps: int = 0
+    positions: int = 0
+    recomputed: int = 0
+    drawn: int = 0
+
+
+class Engine:
+    """Schedules, computes, samples and settles. Not thread-safe but for `submit` and `has_inbox`."""
+
+    def __init__(
+        self, backend: Backend, vocabulary: Vocabulary, costs: Costs, max_positions: int, limits: Limits | None = None
+    ) -> None:
+        self.backend, self.vocabulary, self.costs = backend, vocabulary, costs
+        self.max_positions = min(max_positions, (backend.num_pages - 1) * backend.page_size)
+        self.cache = PagedCache(backend.num_pages, backend.page_size)
+        self.scheduler: Scheduler[Sequence] = Scheduler(self.cache, limits or Limits())
+        self.stats = Stats()
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._ready: list[Extend | Score] = []
+        self._tasks: dict[Task, None] = {}
+        self._roots: dict[tuple[str, tuple[int, ...]], Sequence] = {}
+        self._arrivals = itertools.count()
+        self._eos = frozenset(vocabulary.eos_ids)
+        self._broken: BaseException | None = None
+
+    # ---- one turn -------------------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Take what was asked, schedule, run, sample, settle. Returns whether anything was done."""
+        busy = self.step_inbox()
+        self._cut_spent()
+        slices = self.scheduler.schedule()
+        self.stats.steps += bool(slices)
+        if slices:
+            batch, first_rows = pack(slices)
+            if (copies := page_copies(slices)) is not None:
+                self.backend.copy_pages(*copies)
+            logits = self.backend.run(batch)
+            self._bill(slices)
+            self.scheduler.commit(slices)
+            draws = self._settle_slices(slices, logits, first_rows)
+        else:
+            draws = []
+        draws += self._start_ready()
+        if draws:
+            self._settle_draws(draws)
+        return busy or bool(slices or draws)
+
+    # ---- what others ask (through `submit`) ------------------------------------------------------------------------
+
+    def submit(self, command: Callable[[], None]) -> None:
+        """Have ``command`` run on the stepping thread, between steps. Safe to call from any thread."""
+        self._inbox.append(command)
+
+    @property
+    def has_inbox(self) -> bool:
+        return bool(self._inbox)
+
+    def open_root(self, tokens: Tokens[int], namespace: str = "") -> Sequence:
+        """The sequence of a prompt. Equal prompts that are open at the same time are one sequence, computed once."""
+        key = (namespace, tuple(tokens))
+        root = self._roots.get(key)
+        if root is None:
+            root = self._roots[key] = Sequence(list(tokens), next(self._arrivals), namespace, root_key=key)
+        root.handles += 1
+        return root
+
+    def open_child(self, parent: Sequence, tokens: Tokens[int]) -> Sequence:
+        """A child with given tokens after its parent's. Nothing is computed before it is extended or scored."""
+        lease = None if parent.lease is None else self.cache.fork(parent.lease)
+        child = Sequence([*parent.tokens, *tokens], next(self._arrivals), parent.namespace, lease)
+        child.billed, child.reached, child.handles = parent.billed, parent.reached, 1
+        self.scheduler.rest(child)
+        return child
+
+    def start(self, task: Extend | Score) -> None:
+        """Begin a task; it ends in ``task.done`` or ``task.failed``, or in `cancel`."""
+        if self._broken is not None:
+            task.failed(self._broken)
+            return
+        self._tasks[task] = None
+        parent = task.parent
+        if task.ledger.exhausted:
+            self._cut(task, "budget")
+        elif isinstance(task, Extend) and len(parent.tokens) >= task.limit:
+            self._cut(task, "length")
+        elif parent.tail_logits is not None:
+            self._ready.append(task)
+        else:
+            if not parent.tasks:
+                parent.arrival = next(self._arrivals)
+                self.scheduler.add(parent)
+            parent.tasks.append(task)
+
+    def cancel(self, task: Task) -> None:
+        """Drop a task and everything that it grew; frees its pages now."""
+        if not task.over:
+            self._end(task)
+            for sequence in _grown(task):
+                self.close(sequence)
+
+    def close(self, sequence: Sequence) -> None:
+        """Give a sequence up: its own pages are free at once, full ones stay cached while there is room."""
+        sequence.handles -= 1
+        if sequence.handles > 0:
+            return
+        if sequence.root_key is not None:
+            del self._roots[sequence.root_key]
+        sequence.tail_logits = None
+        for task in list(sequence.tasks):
+            self.cancel(task)
+        self.scheduler.drop(sequence)
+
+    def fail(self, error: BaseException) -> None:
+        """End every task with ``error`` and refuse new ones: the state of the backend is no longer known."""
+        self._broken = error
+        for task in list(self._tasks):
+            self._end(task)
+            task.failed(error)
+            for sequence in _grown(task):
+                self.close(sequence)
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError unless every page is accounted for and reachable."""
+        self.scheduler.check_integrity()
+
+    # ---- the parts of a turn ---------------------------------------------------------------------------------------
+
+    def step_inbox(self) -> bool:
+        """Run the commands that were submitted; whether there were any."""
+        taken = False
+        while self._inbox:
+            self._inbox.popleft()()
+            taken = True
+        return taken
+
+    def _cut_spent(self) -> None:
+        """Cut the tasks whose ledger is exhausted, or cannot pay for what they must compute before their first token."""
+        spent = {ledger: ledger.exhausted for ledger in {task.ledger for task in self._tasks}}
+        for task in list(self._tasks):
+            if spent[task.ledger] or (task in task.parent.tasks and self._price(task) > task.ledger.tokens_left):
+                self._cut(task, "budget")
+
+    def _price(self, task: Task) -> int:
+        """Tokens that a task must be able to pay before its first draw: its parent's unbilled positions, and one."""
+        parent = task.parent
+        known = parent.lease.length if parent.lease else self.cache.peek(parent.tokens, parent.namespace)
+        return len(parent.tokens) - max(parent.billed, known) + 1
+
+    def _cut(self, task: Task, reason: str) -> None:
+        """End a task with what it has so far."""
+        self._leave_parent(task)
+        if isinstance(task, Extend):
+            for child in list(task.children):
+                if child.generation is not None and child.generation.finish is None:
+                    self._finish(child, reason)
+            while not task.over and len(task.children) < len(task.keys):
+                self._finish(self._new_child(task), reason)
+        elif isinstance(task, Score):
+            self._end(task)
+            if task.sequence is not None:
+                self.close(task.sequence)
+            task.done(task.log_probs)
+
+    def _bill(self, slices: Iterable[Slice[Sequence]]) -> None:
+        """Charge the positions of a step: each once, to whom it was computed for."""
+        flops, prefilled = Counter[Ledger](), Counter[Ledger]()
+        for piece in slices:
+            sequence, end = piece.sequence, piece.start + piece.count
+            payer = _payer(sequence)
+            first_time = max(0, end - max(piece.start, sequence.reached))
+            unbilled = max(0, end - max(piece.start, sequence.billed))
+            self.stats.positions += piece.count
+            self.stats.recomputed += piece.count - first_time
+            if first_time:
+                heads = first_time if sequence.scoring is not None else int(end == len(sequence.tokens))
+                flops[payer.ledger] += self.costs.positions(end - first_time, first_time) + heads * self.costs.head
+                sequence.reached = end
+            if unbilled:
+                prefilled[payer.ledger] += unbilled
+                payer.billed += unbilled
+                sequence.billed = end
+        for ledger in {**flops, **prefilled}:
+            ledger.charge(prefilled=prefilled[ledger], flops=flops[ledger])
+
+    def _settle_slices(
+        self, slices: Iterable[Slice[Sequence]], logits: NDArray[np.float32], first_rows: list[int]
+    ) -> list[tuple[Sequence, NDArray[np.float32]]]:
+        """Hand each complete sequence its logits; returns the draws to be made."""
+        draws = []
+        for piece, row in zip(slices, first_rows, strict=True):
+            sequence = piece.sequence
+            if sequence.scoring is not None:
+                self._settle_score(sequence.scoring, piece, logits[row : row + piece.count])
+            elif pending(sequence) == 0 and sequence.generation is not None and sequence.generation.finish is None:
+                draws.append((sequence, logits[row]))
+            elif pending(sequence) == 0:
+                sequence.tail_logits = logits[row].copy()
+                self._ready += [task for task in sequence.tasks if isinstance(task, Extend | Score)]
+                sequence.tasks = []
+                self.scheduler.rest(sequence)
+        return draws
+
+    def _start_ready(self) -> list[tuple[Sequence, NDArray[np.float32]]]:
+        """Start the tasks whose parent's logits are known; returns the first draws of their children."""
+        ready, self._ready = self._ready, []
+        draws = []
+        for task in ready:
+            if task.over:
+                continue
+            logits = task.parent.tail_logits
+            assert logits is not None  # kept for as long as the parent is open
+            task.ledger.charge(cached=task.unpaid_prompt - task.billed if task.unpaid_prompt else 0)
+            task.unpaid_prompt = 0
+            if isinstance(task, Extend):
+                draws += [(self._new_child(task), logits) for _ in task.keys]
+            else:
+                self._start_score(task, logits)
+        return draws
+
+    def _settle_draws(self, draws: list[tuple[Sequence, NDArray[np.float32]]]) -> None:
+        """Draw a token for each sequence that may still pay for one; finish those that stop or may not."""
+        left, affordable = {}, []
+        for sequence, logits in draws:
+            ledger = _generation(sequence).extend.ledger
+            if ledger not in left:
+                left[ledger] = 0.0 if ledger.cancelled or ledger.flops_left <= 0 else ledger.tokens_left
+            if left[ledger] >= 1:
+                left[ledger] -= 1
+                affordable.append((sequence, logits))
+            else:
+                self._finish(sequence, "budget")
+        if not affordable:
+            return
+        drawn = sample(np.stack([logits for _, logits in affordable]), [_row(sequence) for sequence, _ in affordable])
+        self.stats.drawn += len(affordable)
+        for ledger, count in Counter(_generation(s).extend.ledger for s, _ in affordable).items():
+            ledger.charge(decoded=count)
+        for i, (sequence, _) in enumerate(affordable):
+            generation, token = _generation(sequence), int(drawn.tokens[i])
+            sequence.tokens.append(token)
+            sequence.billed = len(sequence.tokens)
+            generation.log_probs.append(float(drawn.log_probs[i]))
+            generation.sample_log_probs.append(float(drawn.sample_log_probs[i]))
+            if generation.extend.sampling.top_logprobs:
+                generation.top_log_probs.append(drawn.top[i])
+            piece = b"" if self.vocabulary.is_special(token) else self.vocabulary.token_bytes(token)
+            finish = generation.accept(token, piece, self._eos, len(sequence.tokens))
+            self._show(generation, token)
+            if finish is not None:
+                self._finish(sequence, finish)
+            elif len(sequence.tokens) == generation.start + 1:
+                self.scheduler.add(sequence)
+
+    # ---- small steps -----------------------------------------------------------------------------------------------
+
+    def _new_child(self, extend: Extend) -> Sequence:
+        """The next child of ``extend``, with its parent's tokens and a hold on its pages."""
+        child = self.open_child(extend.parent, ())
+        child.generation = Generation(extend, len(extend.children), len(child.tokens))
+        extend.children.append(child)
+        extend.growing += 1
+        return child
+
+    def _finish(self, child: Sequence, finish: str) -> None:
+        generation = _generation(child)
+        extend = generation.extend
+        generation.finish = finish
+        self.scheduler.rest(child)
+        extend.growing -= 1
+        if extend.growing == 0 and len(extend.children) == len(extend.keys):
+            self._end(extend)
+            extend.done(extend.children)
+
+    def _show(self, generation: Generation, token: int) -> None:
+        """Stream the text that is complete as UTF-8 so far."""
+        if (on_token := generation.extend.on_token) is not None:
+            text = generation.text[generation.shown :].decode(
+                errors="ignore" if generation.finish is None else "replace"
+            )
+            generation.shown += len(text.encode())
+            on_token(generation.index, text, token)
+
+    def _start_score(self, task: Score, logits: NDArray[np.float32]) -> None:
+        task.log_probs.append(float(log_softmax(logits.astype(np.float64))[task.tokens[0]]))
+        if len(task.tokens) == 1:
+            self._end(task)
+            task.done(task.log_probs)
+            return
+        task.sequence = self.open_child(task.parent, task.tokens[:-1])
+        task.sequence.scoring = task
+        self.scheduler.add(task.sequence)
+
+    def _settle_score(self, task: Score, piece: Slice[Sequence], logits: NDArray[np.float32]) -> None:
+        first = len(task.parent.tokens)
+        laws = log_softmax(logits.astype(np.float64))
+        for row, position in enumerate(range(piece.start, piece.start + piece.count)):
+            if position - first + 1 == len(task.log_probs):  # not one that was computed before a preemption
+                task.log_probs.append(float(laws[row, task.tokens[position - first + 1]]))
+        if len(task.log_probs) == len(task.tokens):
+            self._end(task)
+            self.close(piece.sequence)
+            task.done(task.log_probs)
+
+    def _leave_parent(self, task: Task) -> None:
+        parent = task.parent
+        if task in parent.tasks:
+            parent.tasks.remove(task)
+            if not parent.tasks:
+                self.scheduler.rest(parent)
+
+    def _end(self, task: Task) -> None:
+        task.over = True
+        self._tasks.pop(task, None)
+        self._leave_parent(task)
+
+
+def check_prompt(tokens: Tokens[int], max_positions: int, vocab_size: int) -> None:
+    """Raise PromptError for a prompt that is empty, too long, or holds ids outside the vocabulary."""
+    if not tokens:
+        raise PromptError("The prompt is empty: give at least one token of text.")
+    if len(tokens) >= max_positions:
+        raise PromptError(
+            f"The prompt has {len(tokens):,} tokens, and {max_positions:,} positions is the most that this model and "
+            "its page pool hold, with at least one to be written. Shorten the prompt or raise the KV memory."
+        )
+    if bad := [t for t in tokens if not 0 <= t < vocab_size]:
+        raise PromptError(f"Token id {bad[0]} is outside the vocabulary of {vocab_size:,}.")
+
+
+def _generation(sequence: Sequence) -> Generation:
+    assert sequence.generation is not None
+    return sequence.generation
+
+
+def _payer(sequence: Sequence) -> Task:
+    """Whom the positions of a sequence are computed for: of several waiting tasks, the first."""
+    if sequence.generation is not None and sequence.generation.finish is None:
+        return sequence.generation.extend
+    return sequence.scoring if sequence.scoring is not None else sequence.tasks[0]
+
+
+def _grown(task: Task) -> list[Sequence]:
+    if isinstance(task, Extend):
+        return list(task.children)
+    return [task.sequence] if isinstance(task, Score) and task.sequence is not None else []
+
+
+def _row(sequence: Sequence) -> Row:
+    generation = _generation(sequence)
+    sampling, prompt_length = generation.extend.sampling, generation.extend.prompt_length
+    key, tokens = generation.extend.keys[generation.index], sequence.tokens
+    if not sampling.needs_history:
+        return Row(sampling, key, len(tokens))
+    return Row(sampling, key, len(tokens), tokens[:prompt_length], tokens[prompt_length:])

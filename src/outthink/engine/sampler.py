@@ -1,0 +1,122 @@
+"""Draws the next token of every row at once, by inverting the distribution function at one number per row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outthink.core.rng import mix, uniforms
+from outthink.core.sampling import Sampling
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One draw to be made: how, keyed by which branch, at which position, after which tokens.
+
+    ``prompt`` and ``generated`` are read only where ``sampling.needs_history``.
+    """
+
+    sampling: Sampling
+    key: int
+    position: int
+    prompt: Sequence[int] = ()
+    generated: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Draws:
+    """``tokens`` [R]; ``log_probs`` [R] under the model itself; ``sample_log_probs`` [R] under the distribution that
+    they were drawn from; ``top``: for each row the (token, model log-probability) pairs asked for, likeliest first.
+    """
+
+    tokens: NDArray[np.int64]
+    log_probs: Floats
+    sample_log_probs: Floats
+    top: list[list[tuple[int, float]]]
+
+
+def sample(logits: NDArray[np.float32], rows: Sequence[Row]) -> Draws:
+    """Draw one token for each row of ``logits`` [R, V]; row r depends on ``logits[r]`` and ``rows[r]`` alone."""
+    model = log_softmax(logits.astype(np.float64))
+    law = sampling_law(logits, rows)
+    keys = np.array([mix(row.sampling.seed, row.key) for row in rows], dtype=np.uint64)
+    positions = np.array([row.position for row in rows], dtype=np.uint64)
+    cumulative = np.cumsum(law, axis=1)
+    point = uniforms(keys, positions) * cumulative[:, -1]
+    tokens = np.minimum((cumulative <= point[:, None]).sum(axis=1), logits.shape[1] - 1)
+    index = np.arange(len(rows))
+    with np.errstate(divide="ignore"):
+        drawn = np.log(law[index, tokens])
+    top = [_top(model[r], row.sampling.top_logprobs) for r, row in enumerate(rows)]
+    return Draws(tokens, model[index, tokens], drawn, top)
+
+
+def sampling_law(logits: NDArray[np.float32], rows: Sequence[Row]) -> Floats:
+    """The distributions [R, V] that `sample` draws from, each summing to 1; see `Sampling` for the order of options."""
+    scores = logits.astype(np.float64)
+    for r, row in enumerate(rows):
+        _adjust(scores[r], row)
+    temperature = np.array([row.sampling.temperature for row in rows])
+    greedy = temperature == 0
+    law = np.exp(log_softmax(scores / np.where(greedy, 1.0, temperature)[:, None]))
+    filtered = [
+        r for r, row in enumerate(rows) if row.sampling.top_k or row.sampling.top_p < 1 or row.sampling.min_p > 0
+    ]
+    if filtered:
+        law[filtered] = _filter(law[filtered], [rows[r].sampling for r in filtered])
+    if greedy.any():
+        law[greedy] = 0.0
+        law[greedy, scores[greedy].argmax(axis=1)] = 1.0
+    return law
+
+
+def log_softmax(scores: Floats) -> Floats:
+    """Log-probabilities of the last axis, in nats."""
+    shifted = scores - scores.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def _adjust(scores: Floats, row: Row) -> None:
+    """Apply bias and penalties to one row of scores [V], in place."""
+    s = row.sampling
+    for token, bias in s.logit_bias.items():
+        scores[token] += bias
+    if not s.needs_history:
+        return
+    counts = np.bincount(np.asarray(row.generated, dtype=np.int64), minlength=len(scores))[: len(scores)]
+    if s.repetition_penalty != 1:
+        seen = counts > 0
+        seen[np.asarray(row.prompt, dtype=np.int64)] = True
+        scores[seen] = np.where(
+            scores[seen] > 0, scores[seen] / s.repetition_penalty, scores[seen] * s.repetition_penalty
+        )
+    scores -= s.presence_penalty * (counts > 0) + s.frequency_penalty * counts
+
+
+def _filter(law: Floats, samplings: Sequence[Sampling]) -> Floats:
+    """Keep the top k, then the smallest likeliest set of mass top_p, then what reaches min_p of the likeliest."""
+    size = law.shape[1]
+    order = np.argsort(-law, axis=1, kind="stable")
+    ranked = np.take_along_axis(law, order, axis=1)
+    keep = np.arange(size)[None, :] < np.array([s.top_k or size for s in samplings])[:, None]
+    ranked = np.where(keep, ranked, 0.0)
+    ranked /= ranked.sum(axis=1, keepdims=True)
+    before = np.cumsum(ranked, axis=1) - ranked
+    keep &= before < np.array([s.top_p if s.top_p < 1 else np.inf for s in samplings])[:, None]
+    keep &= ranked >= np.array([s.min_p for s in samplings])[:, None] * ranked[:, :1]
+    ranked = np.where(keep, ranked, 0.0)
+    result = np.empty_like(law)
+    np.put_along_axis(result, order, ranked / ranked.sum(axis=1, keepdims=True), axis=1)
+    return result
+
+
+def _top(log_probs: Floats, count: int) -> list[tuple[int, float]]:
+    if not count:
+        return []
+    order = np.argsort(-log_probs, kind="stable")[:count]
+    return [(int(t), float(log_probs[t])) for t in order]

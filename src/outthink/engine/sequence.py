@@ -1,0 +1,122 @@
+"""What the engine keeps of each branch: its tokens, its hold on pages, and what is being done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outthink.core.budget import Ledger
+from outthink.core.sampling import Sampling, Until
+from outthink.kv import Lease
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """A token prefix in the tree. The KV of its positions may be resident (``lease``) or not; tokens never change
+    but for those that its own ``generation`` appends.
+
+    ``billed``: positions already charged to somebody as tokens, and ``reached`` as FLOPs, so that recomputing them
+    charges nobody. ``handles``: how many hold the sequence open; ``root_key``: under what it is shared. ``tail_logits`` [V]: the
+    model's logits after the last token, kept once computed. ``tasks``: what waits for them.
+    """
+
+    tokens: list[int]
+    arrival: int
+    namespace: str = ""
+    lease: Lease | None = None
+    billed: int = 0
+    reached: int = 0
+    handles: int = 0
+    root_key: tuple[str, tuple[int, ...]] | None = None
+    tail_logits: NDArray[np.float32] | None = None
+    tasks: list[Task] = field(default_factory=list)
+    generation: Generation | None = None
+    scoring: Score | None = None
+
+
+@dataclass(eq=False)
+class Task:
+    """Work asked of a parent sequence, started once the parent's tail logits are known.
+
+    ``done(result)`` is called once, on the stepping thread, unless the task is cancelled; ``failed(error)`` if the
+    engine breaks. ``unpaid_prompt`` counts the prompt positions that this task answers for; ``billed`` those that it
+    paid for as prefilled: the rest were found in the cache.
+    """
+
+    parent: Sequence
+    ledger: Ledger
+    done: Callable[..., None]
+    failed: Callable[[BaseException], None]
+    unpaid_prompt: int = 0
+    billed: int = 0
+    over: bool = False
+
+
+@dataclass(eq=False)
+class Extend(Task):
+    """Grow ``len(keys)`` children; ``keys`` are the random keys of the children. ``done`` gets the list of children.
+
+    ``on_token(child index, text, token)`` is called for each token, if given.
+    """
+
+    keys: Tokens[int] = ()
+    until: Until = field(default_factory=Until)
+    sampling: Sampling = field(default_factory=Sampling)
+    prompt_length: int = 0
+    limit: int = 0
+    on_token: Callable[[int, str, int], None] | None = None
+    children: list[Sequence] = field(default_factory=list)
+    growing: int = 0
+
+
+@dataclass(eq=False)
+class Score(Task):
+    """Log-probabilities of ``tokens`` after the parent. ``done`` gets the list of them."""
+
+    tokens: Tokens[int] = ()
+    log_probs: list[float] = field(default_factory=list)
+    sequence: Sequence | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Generation:
+    """The growing end of one child: what it drew, what text that is, and whether it is over."""
+
+    extend: Extend
+    index: int
+    start: int
+    log_probs: list[float] = field(default_factory=list)
+    sample_log_probs: list[float] = field(default_factory=list)
+    top_log_probs: list[list[tuple[int, float]]] = field(default_factory=list)
+    text: bytearray = field(default_factory=bytearray)
+    shown: int = 0
+    finish: str | None = None
+    stop: str | int | None = None
+
+    def accept(self, token: int, piece: bytes, eos_ids: frozenset[int], length: int) -> str | None:
+        """Take in a drawn token whose bytes are ``piece``; returns why the child stops here, or None.
+
+        ``length`` is the length of the whole sequence with this token.
+        """
+        until, before = self.extend.until, len(self.text)
+        self.text += piece
+        if token in until.stop_tokens or (token in eos_ids and not until.ignore_eos):
+            self.finish, self.stop = "stop", token
+        elif stop := self._stop_string(before):
+            self.finish, self.stop = "stop", stop
+        elif length - self.start == until.max_tokens or length >= self.extend.limit:
+            self.finish = "length"
+        return self.finish
+
+    def _stop_string(self, before: int) -> str | None:
+        """The stop string that was completed by the bytes after ``before``: the one that begins first."""
+        found = []
+        for stop in self.extend.until.stop:
+            at = self.text.find(needle := stop.encode(), max(0, before - len(needle) + 1))
+            if at >= 0:
+                found.append((at, stop))
+        return min(found)[1] if found else None

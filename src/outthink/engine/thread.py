@@ -1,0 +1,68 @@
+"""The one thread that steps an engine, and the way in for everyone else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from outthink.core.errors import EngineError
+from outthink.engine.engine import Engine
+
+
+class EngineThread:
+    """Steps ``engine`` whenever there is something to do; sleeps otherwise. Holds no lock across a step.
+
+    A step that raises ends every request in flight with an EngineError and refuses new ones.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="outthink-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, command: Callable[[], None]) -> None:
+        """Have ``command`` run on the stepping thread between two steps. Safe from any thread."""
+        self.engine.submit(command)
+        self._wake.set()
+
+    def call(self, command: Callable[[], object]) -> object:
+        """Run ``command`` on the stepping thread and wait for its result."""
+        box: list[object] = []
+        done = threading.Event()
+
+        def run() -> None:
+            try:
+                box.append(command())
+            finally:
+                done.set()
+
+        self.submit(run)
+        done.wait()
+        if not box:
+            raise EngineError("The engine has stopped.")
+        return box[0]
+
+    def close(self) -> None:
+        """Stop stepping; requests in flight end with an EngineError."""
+        self._closing = True
+        self._wake.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._wake.clear()
+            try:
+                while self.engine.step() and not self._closing:
+                    pass
+            except Exception as error:  # noqa: BLE001  whatever it is, those who wait must hear of it
+                failure = EngineError(f"The engine stopped: {type(error).__name__}: {error}")
+                failure.__cause__ = error
+                self.engine.fail(failure)
+            if not self.engine.has_inbox and not self._closing:
+                self._wake.wait()
+        self.engine.fail(EngineError("The engine was closed."))
+        while self.engine.step_inbox():
+            pass

@@ -1,0 +1,231 @@
+"""Our engine behind the `LM` protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from outthink.core.budget import Ledger
+from outthink.core.errors import PromptError
+from outthink.core.rng import mix
+from outthink.core.sampling import Sampling, Until
+from outthink.core.thought import Thought
+from outthink.engine.engine import Engine, check_prompt
+from outthink.engine.sequence import Extend, Score, Task
+from outthink.engine.sequence import Sequence as EngineSequence
+from outthink.engine.thread import EngineThread
+from outthink.lm.branch import BaseBranch
+from outthink.lm.protocol import OnToken, Prompt
+from outthink.models.tokenizer import Tokenizer
+
+
+class LocalLM:
+    """A model in our engine, bound to a ledger, a default sampling and a tree. Many share one engine thread."""
+
+    def __init__(
+        self,
+        thread: EngineThread,
+        tokenizer: Tokenizer,
+        ledger: Ledger,
+        sampling: Sampling | None = None,
+        *,
+        name: str = "local",
+        tree: Thought | None = None,
+        namespace: str = "",
+    ) -> None:
+        self.name, self.ledger, self.sampling = name, ledger, sampling or Sampling()
+        self.tree = tree or Thought()
+        self._thread, self._tokenizer, self._namespace = thread, tokenizer, namespace
+
+    @property
+    def engine(self) -> Engine:
+        return self._thread.engine
+
+    def with_sampling(self, sampling: Sampling) -> LocalLM:
+        """The same model, ledger and tree with other default sampling."""
+        return LocalLM(
+            self._thread,
+            self._tokenizer,
+            self.ledger,
+            sampling,
+            name=self.name,
+            tree=self.tree,
+            namespace=self._namespace,
+        )
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt, the begin token included where the tokenizer or template has one."""
+        if isinstance(prompt, str):
+            return self._tokenizer.encode(prompt, add_special_tokens=True)
+        if all(isinstance(item, int) for item in prompt):
+            return [int(item) for item in prompt]  # type: ignore[arg-type]
+        messages: list[Any] = list(prompt)
+        return self._tokenizer.encode(self._tokenizer.render_chat(messages), add_special_tokens=False)
+
+    async def root(self, prompt: Prompt) -> LocalBranch:
+        """See `LM.root`."""
+        tokens = self.encode(prompt)
+        check_prompt(tokens, self.engine.max_positions, self._tokenizer.vocab_size)
+        future: asyncio.Future[EngineSequence] = asyncio.get_running_loop().create_future()
+        self._submit(lambda: _resolve(future, self.engine.open_root(tokens, self._namespace)))
+        sequence = await future
+        return LocalBranch(self, None, self.tree.child(), mix(0, 0), sequence, len(tokens), unpaid_prompt=len(tokens))
+
+    def _submit(self, command: Callable[[], None]) -> None:
+        self._thread.submit(command)
+
+
+class LocalBranch(BaseBranch):
+    """A branch whose KV lives in the engine."""
+
+    def __init__(
+        self,
+        lm: LocalLM,
+        parent: LocalBranch | None,
+        thought: Thought,
+        key: int,
+        sequence: EngineSequence,
+        prompt_length: int,
+        unpaid_prompt: int = 0,
+    ) -> None:
+        super().__init__(parent, thought, key)
+        self._lm, self._sequence = lm, sequence
+        self._prompt_length, self._unpaid_prompt = prompt_length, unpaid_prompt
+        self._tasks: set[Task] = set()
+
+    async def extend(
+        self,
+        n: int = 1,
+        until: Until | None = None,
+        sampling: Sampling | None = None,
+        on_token: OnToken | None = None,
+    ) -> list[LocalBranch]:
+        """See `Branch.extend`."""
+        self.refuse_if_closed("extend")
+        if n < 1:
+            return []
+        keys, engine = self.next_keys(n), self._lm.engine
+        shown = None if on_token is None else (lambda index, text, _token: on_token(index, text))
+        grown = await self._run(
+            lambda done, failed: Extend(
+                self._sequence,
+                self._lm.ledger,
+                done,
+                failed,
+                unpaid_prompt=self._take_unpaid(),
+                keys=keys,
+                until=until or Until(),
+                sampling=sampling or self._lm.sampling,
+                prompt_length=self._prompt_length,
+                limit=engine.max_positions,
+                on_token=shown,
+            )
+        )
+        return [self._child(sequence, key) for sequence, key in zip(grown, keys, strict=True)]
+
+    async def score(self, text: str | Sequence[int]) -> list[float]:
+        """See `Branch.score`."""
+        self.refuse_if_closed("score")
+        tokens = self._tokens_of(text)
+        if not tokens:
+            return []
+        self._check_room(tokens)
+        return await self._run(
+            lambda done, failed: Score(
+                self._sequence, self._lm.ledger, done, failed, unpaid_prompt=self._take_unpaid(), tokens=tokens
+            )
+        )
+
+    async def feed(self, text: str | Sequence[int]) -> LocalBranch:
+        """See `Branch.feed`."""
+        self.refuse_if_closed("feed")
+        tokens, engine = self._tokens_of(text), self._lm.engine
+        self._check_room(tokens)
+        future: asyncio.Future[EngineSequence] = asyncio.get_running_loop().create_future()
+        self._lm._submit(lambda: _resolve(future, engine.open_child(self._sequence, tokens)))
+        (key,) = self.next_keys(1)
+        child = LocalBranch(
+            self._lm, self, self.thought.child(), key, await future, self._prompt_length, self._take_unpaid()
+        )
+        child.tokens = tuple(tokens)
+        child.text = child.completion = self._lm._tokenizer.decode(tokens)
+        child.record()
+        return child
+
+    async def close(self) -> None:
+        """See `Branch.close`."""
+        if not self.closed:
+            await super().close()
+            self._lm._submit(self._close_now)
+
+    def _close_now(self) -> None:
+        for task in list(self._tasks):
+            self._lm.engine.cancel(task)
+        self._lm.engine.close(self._sequence)
+
+    async def _run(self, make: Callable[[Callable[..., None], Callable[[BaseException], None]], Extend | Score]) -> Any:
+        """Start a task on the engine and wait for its result; cancelling the wait cancels the task."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        loop, engine = future.get_loop(), self._lm.engine
+
+        def done(result: Any) -> None:
+            self._tasks.discard(task)
+            loop.call_soon_threadsafe(deliver, result)
+
+        def deliver(result: Any) -> None:
+            if not future.done():
+                future.set_result(result)
+            elif isinstance(task, Extend):  # cancelled while the result was on its way: nobody will close these
+                self._lm._submit(lambda: [engine.close(child) for child in task.children] and None)
+
+        def failed(error: BaseException) -> None:
+            self._tasks.discard(task)
+            loop.call_soon_threadsafe(lambda: None if future.done() else future.set_exception(error))
+
+        task = make(done, failed)
+        self._tasks.add(task)
+        self._lm._submit(lambda: engine.start(task))
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._tasks.discard(task)
+            self._lm._submit(lambda: engine.cancel(task))
+            raise
+
+    def _child(self, sequence: EngineSequence, key: int) -> LocalBranch:
+        child = LocalBranch(self._lm, self, self.thought.child(), key, sequence, self._prompt_length)
+        generation = sequence.generation
+        assert generation is not None
+        child.tokens = tuple(sequence.tokens[generation.start :])
+        child.log_probs = tuple(generation.log_probs)
+        child.sample_log_probs = tuple(generation.sample_log_probs)
+        child.top_log_probs = tuple(generation.top_log_probs)
+        child.text = generation.text.decode(errors="replace")
+        child.finish = generation.finish
+        child.ended = isinstance(generation.stop, int) and generation.stop in self._lm.engine.vocabulary.eos_ids
+        child.completion = child.text
+        if isinstance(generation.stop, str):
+            child.completion = child.text[: child.text.rindex(generation.stop)]
+        child.record()
+        return child
+
+    def _take_unpaid(self) -> int:
+        unpaid, self._unpaid_prompt = self._unpaid_prompt, 0
+        return unpaid
+
+    def _tokens_of(self, text: str | Sequence[int]) -> list[int]:
+        return self._lm._tokenizer.encode(text) if isinstance(text, str) else list(text)
+
+    def _check_room(self, tokens: Sequence[int]) -> None:
+        length = len(self._sequence.tokens) + len(tokens)
+        if length > self._lm.engine.max_positions:
+            raise PromptError(
+                f"{len(tokens):,} more tokens make {length:,}, and {self._lm.engine.max_positions:,} positions is the "
+                "most that this model and its page pool hold."
+            )
+
+
+def _resolve(future: asyncio.Future[Any], result: Any) -> None:
+    """Set ``result`` from the stepping thread."""
+    future.get_loop().call_soon_threadsafe(lambda: None if future.done() else future.set_result(result))

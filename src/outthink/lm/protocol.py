@@ -1,0 +1,104 @@
+"""The `LM` protocol. A strategy sees these two things and nothing of pages, batches, threads or HTTP.
+
+Every implementation must pass `outthink.lm.laws.check_lm`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Protocol
+
+from outthink.core.budget import Ledger
+from outthink.core.sampling import Sampling, Until
+from outthink.core.thought import Thought
+
+Message = Mapping[str, str]
+"""A chat message: ``{"role": "user", "content": "..."}``."""
+
+Prompt = str | Sequence[int] | Sequence[Message]
+"""Raw text, token ids, or chat messages, which the model's own template turns into text."""
+
+OnToken = Callable[[int, str], None]
+"""Called with (child index, new text) as tokens are drawn. Must be quick, and may run on another thread."""
+
+
+class Branch(Protocol):
+    """A node of the tree of thought: an immutable token prefix. Its KV stays in the engine until it is closed.
+
+    ``tokens`` are its own, after its parent's; ``text`` is what they spell, stop string included; ``completion`` is
+    without it. ``log_probs`` are the model's own log-probabilities of ``tokens`` (nats); ``sample_log_probs`` those
+    under the distribution that they were drawn from. ``top_log_probs`` holds, for each token, the pairs asked for by
+    ``Sampling.top_logprobs``. ``finish`` is ``stop``, ``length`` or ``budget``; None for roots and fed branches.
+    ``ended`` says that the model's end token was drawn. ``thought`` is its place in the recorded tree.
+    """
+
+    parent: Branch | None
+    tokens: Sequence[int]
+    text: str
+    completion: str
+    log_probs: Sequence[float]
+    sample_log_probs: Sequence[float]
+    top_log_probs: Sequence[Sequence[tuple[int, float]]]
+    finish: str | None
+    ended: bool
+    thought: Thought
+
+    @property
+    def full_text(self) -> str:
+        """The text from below the root down to here: everything that was written after the prompt."""
+        ...
+
+    async def extend(
+        self,
+        n: int = 1,
+        until: Until | None = None,
+        sampling: Sampling | None = None,
+        on_token: OnToken | None = None,
+    ) -> list[Branch]:
+        """``n`` children, each grown until ``until`` says so. They share this branch's KV.
+
+        The k-th child ever made of this branch draws the same tokens whenever, wherever and beside whatever it is made,
+        given ``sampling.seed``. When the ledger runs out, children come back with what they have and ``finish`` =
+        ``budget``; this never raises for want of budget. Cancelling the call frees what it grew.
+        Raises BranchClosedError.
+        """
+        ...
+
+    async def score(self, text: str | Sequence[int]) -> list[float]:
+        """The model's log-probability (nats) of each token of ``text`` after this branch.
+
+        Fewer than asked where the ledger ran out. Raises BranchClosedError.
+        """
+        ...
+
+    async def feed(self, text: str | Sequence[int]) -> Branch:
+        """A child with given text: a tool's result, a forced phrase. Nothing is computed before it is needed."""
+        ...
+
+    async def close(self) -> None:
+        """Give the branch up. Its own KV is free within a step; children and the recorded thought live on."""
+        ...
+
+    async def __aenter__(self) -> Branch: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class LM(Protocol):
+    """A language model bound to one ledger, one default ``sampling`` and one recorded tree."""
+
+    name: str
+    ledger: Ledger
+    sampling: Sampling
+    tree: Thought
+
+    async def root(self, prompt: Prompt) -> Branch:
+        """The branch of a prompt. Raises PromptError for one that is empty or does not fit. Computes nothing yet."""
+        ...
+
+    def with_sampling(self, sampling: Sampling) -> LM:
+        """The same model, ledger and tree with other default sampling."""
+        ...

@@ -1,0 +1,184 @@
+"""Continuous batching with chunked prefill, preemption and prefix sharing, over the paged cache.
+
+The policy, in the order of `Scheduler.schedule`: sequences that run get their decodes first, then their prefill chunks,
+oldest first; what room is left admits waiting ones, oldest first. When pages run out, branches that merely rest lose
+theirs first (least recently used), then the youngest running sequence is sent back to wait. Both are recomputed later
+from their tokens. The oldest sequence is never sent back, so every sequence finishes.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Generic, Protocol, TypeVar
+
+from outthink.kv.cache import Copy, Lease, PagedCache
+
+
+class Schedulable(Protocol):
+    """What the scheduler knows of a sequence: its ``tokens``, its hold on pages (None where it has none), its age."""
+
+    tokens: list[int]
+    lease: Lease | None
+    namespace: str
+    arrival: int
+
+
+S = TypeVar("S", bound=Schedulable)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """``max_batch_tokens``: positions computed in one step. ``max_sequences``: sequences in one step."""
+
+    max_batch_tokens: int = 512
+    max_sequences: int = 256
+
+
+@dataclass(frozen=True)
+class Slice(Generic[S]):
+    """The next ``count`` positions of one sequence, after its pages in ``copies`` have been copied."""
+
+    sequence: S
+    start: int
+    count: int
+    copies: list[Copy]
+
+
+@dataclass
+class Scheduler(Generic[S]):
+    """Holds every sequence that wants computing or keeps pages; decides, and touches no tensor."""
+
+    cache: PagedCache
+    limits: Limits = field(default_factory=Limits)
+    waiting: list[S] = field(default_factory=list)
+    running: list[S] = field(default_factory=list)
+    resting: dict[S, None] = field(default_factory=dict)
+    num_preemptions: int = 0
+
+    def add(self, sequence: S) -> None:
+        """Queue a sequence whose tokens are to be computed; one that rests keeps its pages."""
+        self.resting.pop(sequence, None)
+        insort(self.running if sequence.lease else self.waiting, sequence, key=attrgetter("arrival"))
+
+    def rest(self, sequence: S) -> None:
+        """Take a sequence out of the queues; it keeps its pages until others need them."""
+        self._unqueue(sequence)
+        if sequence.lease is not None:
+            self.resting[sequence] = None
+
+    def drop(self, sequence: S) -> None:
+        """Take a sequence out altogether and release its pages."""
+        self._unqueue(sequence)
+        self.resting.pop(sequence, None)
+        self._release(sequence)
+
+    def schedule(self) -> list[Slice[S]]:
+        """The slices of the next step. Reserves their pages, and may preempt."""
+        room, slices, filling = self.limits.max_batch_tokens, {}, set()
+        preemptions = self.num_preemptions
+        for sequence in sorted(self.running, key=lambda s: (pending(s) > 1, s.arrival)):
+            if len(slices) == self.limits.max_sequences:
+                break
+            if sequence.lease is not None:  # not preempted since the loop began
+                room -= self._grant(sequence, room, slices, filling, preempt=True)
+        while self.waiting and room > 0 and len(self.running) < self.limits.max_sequences:
+            sequence = self.waiting[0]
+            if self.num_preemptions > preemptions:
+                break  # what was just sent back must not push others out again in the same step
+            sequence.lease = self.cache.lease(sequence.tokens, sequence.namespace)
+            granted = self._grant(sequence, room, slices, filling, preempt=False)
+            if not granted and self._blocked(sequence, filling):
+                self._release(sequence)
+                break
+            room -= granted
+            self.running.append(self.waiting.pop(0))
+        self.running.sort(key=attrgetter("arrival"))
+        return list(slices.values())
+
+    def commit(self, slices: Iterable[Slice[S]]) -> None:
+        """Record that these slices have been computed."""
+        for piece in slices:
+            lease = piece.sequence.lease
+            assert lease is not None
+            self.cache.commit(lease, piece.sequence.tokens, piece.count)
+
+    def leases(self) -> list[Lease]:
+        """Every live lease."""
+        return [s.lease for s in (*self.waiting, *self.running, *self.resting) if s.lease is not None]
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError unless page accounting is exact and every sequence is in one place."""
+        everyone = [*self.waiting, *self.running, *self.resting]
+        assert len(set(map(id, everyone))) == len(everyone), "a sequence is queued twice"
+        assert all(s.lease is None for s in self.waiting), "a waiting sequence holds pages"
+        assert all(s.lease is not None for s in (*self.running, *self.resting)), "a running sequence holds no pages"
+        self.cache.check_integrity(self.leases())
+
+    def _grant(self, sequence: S, room: int, slices: dict[S, Slice[S]], filling: set, *, preempt: bool) -> int:
+        """Give ``sequence`` a slice of at most ``room`` positions; how many it got."""
+        lease = sequence.lease
+        assert lease is not None
+        self.cache.advance(lease, sequence.tokens)
+        key = self._page_ahead(sequence)
+        count = min(room, pending(sequence))
+        if count <= 0 or (key is not None and key in filling):
+            return 0  # another slice of this step computes the very same page: share it in the next step
+        copies = self._reserve(sequence, count, slices, preempt=preempt)
+        if copies is None:
+            return 0
+        if key is not None:
+            filling.add(key)
+        slices[sequence] = Slice(sequence, lease.length, count, copies)
+        return count
+
+    def _reserve(self, sequence: S, count: int, slices: dict[S, Slice[S]], *, preempt: bool) -> list[Copy] | None:
+        lease = sequence.lease
+        assert lease is not None
+        while (copies := self.cache.reserve(lease, count)) is None:
+            if self.resting:
+                idle = next(iter(self.resting))
+                del self.resting[idle]
+                self._release(idle)
+            elif preempt:
+                victim = self.running[-1]  # the youngest, perhaps this very sequence
+                self._preempt(victim)
+                slices.pop(victim, None)
+                if victim is sequence:
+                    return None
+            else:
+                return None
+        return copies
+
+    def _preempt(self, victim: S) -> None:
+        self.num_preemptions += 1
+        self.running.remove(victim)
+        self._release(victim)
+        insort(self.waiting, victim, key=attrgetter("arrival"))
+
+    def _blocked(self, sequence: S, filling: set) -> bool:
+        """Whether nothing was granted for want of pages, rather than to share a page that is being filled."""
+        return self._page_ahead(sequence) not in filling
+
+    def _page_ahead(self, sequence: S) -> tuple[int, Sequence[int]] | None:
+        lease = sequence.lease
+        assert lease is not None
+        at_boundary = lease.length == lease.node.depth * self.cache.page_size
+        return self.cache.next_key(lease, sequence.tokens) if at_boundary else None
+
+    def _release(self, sequence: S) -> None:
+        if sequence.lease is not None:
+            self.cache.release(sequence.lease)
+            sequence.lease = None
+
+    def _unqueue(self, sequence: S) -> None:
+        for queue in (self.running, self.waiting):
+            if sequence in queue:
+                queue.remove(sequence)
+
+
+def pending(sequence: Schedulable) -> int:
+    """Positions of ``sequence`` that have no KV yet."""
+    return len(sequence.tokens) - (sequence.lease.length if sequence.lease is not None else 0)
