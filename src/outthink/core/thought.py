@@ -12,7 +12,7 @@ class Thought:
     """One branch of the tree: the text that it added to its parent.
 
     ``log_prob`` is the sum of the model's own log-probabilities of ``tokens`` (nats). ``finish`` says why it stopped:
-    ``stop``, ``length``, ``budget``, ``cancelled``, or None while it is growing. Strategies write ``value``, ``weight``,
+    ``stop``, ``length`` or ``budget``; None for a root and for given text. Strategies write ``value``, ``weight``,
     ``visits``, ``answer`` and ``fate`` (why it died or won).
     """
 

@@ -187,7 +187,7 @@ class Engine:
         return taken
 
     def _cut_spent(self) -> None:
-        """Cut the tasks whose ledger is exhausted, or cannot pay for what they must compute before their first token."""
+        """Cut the tasks whose ledger is exhausted or cannot pay for what must be computed before their first token."""
         spent = {ledger: ledger.exhausted for ledger in {task.ledger for task in self._tasks}}
         for task in list(self._tasks):
             if spent[task.ledger] or (task in task.parent.tasks and self._price(task) > task.ledger.tokens_left):
@@ -298,7 +298,7 @@ class Engine:
                 generation.top_log_probs.append(drawn.top[i])
             piece = b"" if self.vocabulary.is_special(token) else self.vocabulary.token_bytes(token)
             finish = generation.accept(token, piece, self._eos, len(sequence.tokens))
-            self._show(generation, token)
+            self._show(generation, token, piece)
             if finish is not None:
                 self._finish(sequence, finish)
             elif len(sequence.tokens) == generation.start + 1:
@@ -324,14 +324,10 @@ class Engine:
             self._end(extend)
             extend.done(extend.children)
 
-    def _show(self, generation: Generation, token: int) -> None:
-        """Stream the text that is complete as UTF-8 so far."""
+    def _show(self, generation: Generation, token: int, piece: bytes) -> None:
+        """Stream what the token adds to the text, once it is complete as UTF-8."""
         if (on_token := generation.extend.on_token) is not None:
-            text = generation.text[generation.shown :].decode(
-                errors="ignore" if generation.finish is None else "replace"
-            )
-            generation.shown += len(text.encode())
-            on_token(generation.index, text, token)
+            on_token(generation.index, generation.decoder.decode(piece, generation.finish is not None), token)
 
     def _start_score(self, task: Score, logits: NDArray[np.float32]) -> None:
         task.log_probs.append(float(log_softmax(logits.astype(np.float64))[task.tokens[0]]))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +22,8 @@ class Sequence:
     but for those that its own ``generation`` appends.
 
     ``billed``: positions already charged to somebody as tokens, and ``reached`` as FLOPs, so that recomputing them
-    charges nobody. ``handles``: how many hold the sequence open; ``root_key``: under what it is shared. ``tail_logits`` [V]: the
-    model's logits after the last token, kept once computed. ``tasks``: what waits for them.
+    charges nobody. ``handles``: how many hold the sequence open; ``root_key``: under what it is shared.
+    ``tail_logits`` [V]: the model's logits after the last token, kept once computed. ``tasks``: what waits for them.
     """
 
     tokens: list[int]
@@ -93,7 +95,9 @@ class Generation:
     sample_log_probs: list[float] = field(default_factory=list)
     top_log_probs: list[list[tuple[int, float]]] = field(default_factory=list)
     text: bytearray = field(default_factory=bytearray)
-    shown: int = 0
+    decoder: codecs.IncrementalDecoder = field(
+        default_factory=partial(codecs.getincrementaldecoder("utf-8"), "replace")
+    )
     finish: str | None = None
     stop: str | int | None = None
 

@@ -1,8 +1,8 @@
 """The prefix tree of pages. The search tree of every request lives in it: what branches share, they share here.
 
 A page holds the keys and values of ``page_size`` positions. A *full* page of known tokens is a node of the tree, found
-again by its tokens; a *tail* page is partly filled and belongs to the leases that count it. A `Lease` is the hold of one
-sequence: a path of tree nodes, then at most one tail page while it rests. Forking a lease copies no page; the first
+again by its tokens; a *tail* page is partly filled and belongs to the leases that count it. A `Lease` is the hold of
+one sequence: a path of tree nodes, then at most one tail page while it rests. Forking a lease copies no page; the first
 write to a tail page that others hold too copies that page alone.
 
 Every page is in exactly one place: the free list, a tail (counted in ``_tail_refs``), or a tree node. A node counts one

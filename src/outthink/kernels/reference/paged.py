@@ -72,7 +72,7 @@ class PagedStep:
         ]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Causal attention of the flat rows q [T, H, D] over their own sequences' pages; k, v [T, Hkv, D] are stored."""
+        """Store k, v [T, Hkv, D]; causal attention of the flat rows q [T, H, D] over their own sequences' pages."""
         keys, values = self.backend.keys[layer], self.backend.values[layer]
         keys[self.slots] = k.to(keys.dtype)
         values[self.slots] = v.to(values.dtype)
