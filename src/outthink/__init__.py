@@ -1,3 +1,67 @@
-"""Outthink: an inference engine in which thinking longer is a first-class workload."""
+"""Outthink: an inference engine in which thinking longer is a first-class workload.
+
+>>> import outthink
+>>> posterior = outthink.solve("compute 12 + 7 * 5", strategy="majority-vote", budget="4k tokens")
+>>> posterior.best, posterior.confidence, posterior.cost
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from outthink.core.budget import Bill, Budget, Ledger
+    from outthink.core.estimate import Estimate
+    from outthink.core.posterior import Posterior
+    from outthink.core.question import Question
+    from outthink.core.sampling import Sampling, Until
+    from outthink.lm.model import Model, load
+    from outthink.lm.protocol import LM, Branch
+    from outthink.reason.solve import ask, solve, think
 
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "Bill": "outthink.core.budget",
+    "Branch": "outthink.lm.protocol",
+    "Budget": "outthink.core.budget",
+    "Estimate": "outthink.core.estimate",
+    "LM": "outthink.lm.protocol",
+    "Ledger": "outthink.core.budget",
+    "Model": "outthink.lm.model",
+    "Posterior": "outthink.core.posterior",
+    "Question": "outthink.core.question",
+    "Sampling": "outthink.core.sampling",
+    "Until": "outthink.core.sampling",
+    "ask": "outthink.reason.solve",
+    "load": "outthink.lm.model",
+    "solve": "outthink.reason.solve",
+    "think": "outthink.reason.solve",
+}
+
+__all__ = [
+    "LM",
+    "Bill",
+    "Branch",
+    "Budget",
+    "Estimate",
+    "Ledger",
+    "Model",
+    "Posterior",
+    "Question",
+    "Sampling",
+    "Until",
+    "__version__",
+    "ask",
+    "load",
+    "solve",
+    "think",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names when they are first used, so that ``import outthink`` stays quick."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'outthink' has no attribute '{name}'")
+    return getattr(import_module(_PUBLIC[name]), name)

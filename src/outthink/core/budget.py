@@ -195,11 +195,17 @@ class Ledger:
 
     @property
     def fraction_spent(self) -> float:
-        """The share of the tightest limit that is used up, in [0, 1]; 0 where nothing is limited."""
+        """The share of the tightest limit, here or in a parent, that is used up, in [0, 1]; 0 without limits."""
         budget, bill = self.budget, self.bill
         pairs = ((bill.tokens, budget.tokens), (bill.seconds, budget.seconds), (bill.flops, budget.flops))
         shares = [1.0 if limit == 0 else spent / limit for spent, limit in pairs if limit is not None]
-        return min(1.0, max(shares, default=0.0))
+        own = min(1.0, max(shares, default=0.0))
+        return own if self._parent is None else max(own, self._parent.fraction_spent)
+
+    @property
+    def limited(self) -> bool:
+        """Whether this ledger or a parent limits anything."""
+        return self.budget != Budget() or (self._parent is not None and self._parent.limited)
 
     def slice(self, budget: Budget) -> Ledger:
         """A ledger for part of the work, bounded by ``budget`` and by what is left here."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,12 +24,14 @@ class Candidate:
 class Posterior:
     """A law over answers: candidates with equal answers pool their weights, and the weights are normalised.
 
-    ``attempts`` counts the lines that were tried, with or without an answer. ``confidence`` is the weight of the best
-    answer *within this population*: how far the lines agree, which is not in itself a probability of being right.
-    Ties go to the answer that was found first.
+    ``log_unassigned`` is the weight, on the candidates' scale, of what reached no answer: it lowers every answer's
+    share. ``attempts`` counts the lines that were tried. ``confidence`` is the share of the best answer *within this
+    population*: what the lines agree on, which is not in itself a probability of being right. Ties go to the answer
+    that was found first.
     """
 
     candidates: tuple[Candidate, ...] = ()
+    log_unassigned: float = -math.inf
     cost: Bill = field(default_factory=Bill)
     tree: Thought = field(default_factory=Thought, compare=False, repr=False)
     method: str = ""
@@ -39,16 +40,15 @@ class Posterior:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Answer to probability, likeliest first; empty where no line reached an answer."""
-        if not self.candidates:
-            return {}
-        top = max(c.log_weight for c in self.candidates)
-        if top == -math.inf:
-            return {}
+        """Answer to share, largest first; empty without answers. They sum to 1 less the unassigned share."""
         pooled: dict[str, float] = {}
+        if not self.candidates or (top := max(c.log_weight for c in self.candidates)) == -math.inf:
+            return pooled
+        top = max(top, self.log_unassigned)
         for c in self.candidates:
-            pooled[c.answer] = pooled.get(c.answer, 0.0) + math.exp(c.log_weight - top)
-        total = math.fsum(pooled.values())
+            if c.log_weight > -math.inf:
+                pooled[c.answer] = pooled.get(c.answer, 0.0) + math.exp(c.log_weight - top)
+        total = math.fsum(pooled.values()) + math.exp(self.log_unassigned - top)
         return {a: w / total for a, w in sorted(pooled.items(), key=lambda item: -item[1])}
 
     @property
@@ -63,11 +63,13 @@ class Posterior:
 
     @property
     def entropy(self) -> float:
-        """Entropy of the law over answers, in nats."""
-        return -math.fsum(w * math.log(w) for w in self.weights.values() if w > 0)
+        """Entropy of the law over answers, the unassigned share counted as one of them, in nats."""
+        shares = list(self.weights.values())
+        shares.append(max(0.0, 1.0 - math.fsum(shares)))
+        return -math.fsum(w * math.log(w) for w in shares if w > 1e-15)
 
     def credible_set(self, mass: float = 0.9) -> list[str]:
-        """The fewest likeliest answers whose weights sum to at least ``mass``."""
+        """The fewest likeliest answers whose shares sum to at least ``mass``; all of them where they do not."""
         chosen, total = [], 0.0
         for answer, weight in self.weights.items():
             if total >= mass - 1e-12:
@@ -89,6 +91,7 @@ class Posterior:
             "confidence": self.confidence,
             "entropy": self.entropy,
             "weights": self.weights,
+            "unassigned": 1.0 - math.fsum(self.weights.values()),
             "method": self.method,
             "attempts": self.attempts,
             "stopped": self.stopped,
@@ -96,8 +99,3 @@ class Posterior:
             "line": line.text if (line := self.best_line) else None,
             "tree": self.tree.to_json(),
         }
-
-
-def pool(candidates: Iterable[Candidate], **rest: Any) -> Posterior:
-    """The posterior of these candidates."""
-    return Posterior(tuple(candidates), **rest)

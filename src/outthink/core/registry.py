@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -33,9 +34,22 @@ class Method:
     paper: str
     run: Callable[..., Any]
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that ``run`` takes by keyword, with their defaults."""
+        parameters = inspect.signature(self.run).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
     def __post_init__(self) -> None:
         if self.guarantee not in GUARANTEES:
             raise ValueError(f"guarantee {self.guarantee!r} of {self.name} is none of {GUARANTEES}")
+
+
+def method(
+    name: str, *, family: str, summary: str, guarantee: Guarantee, promise: str, paper: str
+) -> Callable[[Callable[..., Any]], Method]:
+    """Make a `Method` of the decorated function."""
+    return lambda run: Method(name, family, summary, guarantee, promise, paper, run)
 
 
 class Registry(Generic[T]):

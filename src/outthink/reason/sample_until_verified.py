@@ -1,0 +1,55 @@
+"""Repeated sampling that stops at the first verified answer (Brown et al. 2024, "Large Language Monkeys")."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from outthink.core.budget import Ledger
+from outthink.core.errors import CapabilityError
+from outthink.core.posterior import Posterior
+from outthink.core.question import Question
+from outthink.core.registry import method
+from outthink.core.sampling import Until
+from outthink.lm.protocol import LM, Branch
+from outthink.reason.population import weigh
+from outthink.reason.waves import sample_lines
+from outthink.verify import Verifier
+
+
+@method(
+    "sample-until-verified",
+    family="aggregation",
+    summary="Sample lines a few at a time until the verifier accepts one.",
+    guarantee="lossless",
+    promise="with a sound verifier, an accepted answer is right; without one accepted, the majority is returned",
+    paper="Brown et al. 2024, Large Language Monkeys: Scaling Inference Compute with Repeated Sampling, "
+    "arXiv:2407.21787",
+)
+async def sample_until_verified(
+    question: Question,
+    lm: LM,
+    verifier: Verifier | None,
+    ledger: Ledger,
+    *,
+    n: int = 64,
+    width: int = 4,
+    max_tokens: int | None = None,
+) -> Posterior:
+    """Sample at most ``n`` lines, ``width`` at a time, and stop once the verifier accepts one."""
+    if verifier is None:
+        raise CapabilityError(
+            "sample-until-verified needs a verifier that can accept a line: give one, such as 'exact'."
+        )
+    lines: list[Branch] = []
+    async with await lm.root(question.prompt) as root:
+        async for wave in sample_lines(root, n, ledger, Until(max_tokens), widest=width):
+            lines += wave
+            scores = dict(zip(wave, await verifier.score(question, wave, ledger), strict=True))
+            for line in wave:
+                line.thought.value = scores[line]
+                await line.close()
+            if any(verifier.accepts(score) for score in scores.values()):
+                accepted = [line for line in wave if verifier.accepts(scores[line])]
+                found = weigh(question, accepted)
+                return replace(found, attempts=len(lines), stopped="verified")
+    return replace(weigh(question, lines), stopped="nothing verified")

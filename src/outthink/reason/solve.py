@@ -1,0 +1,102 @@
+"""The way in: a question, a model, a strategy and a budget; out comes a posterior."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from outthink.core.budget import Budget, Ledger
+from outthink.core.errors import PromptError, UserError
+from outthink.core.posterior import Posterior
+from outthink.core.question import Question, parse_answer
+from outthink.core.registry import Method
+from outthink.core.sampling import Sampling
+from outthink.lm.model import Model, load
+from outthink.lm.protocol import LM
+from outthink.reason import STRATEGIES
+from outthink.tasks import read_problem
+from outthink.tasks.problem import Problem
+from outthink.verify import VERIFIERS, Verifier
+
+
+def ask(problem: str | Problem | Question, *, chat: bool = True) -> Question:
+    """The question that a text or a task's problem is; texts that a task family recognises can be checked exactly.
+
+    ``chat``: whether the model has a chat template; else it reads the bare text.
+    """
+    if isinstance(problem, Question):
+        return problem
+    known = read_problem(problem) if isinstance(problem, str) else problem
+    text = known.prompt if known is not None else str(problem)
+    if not text.strip():
+        raise PromptError("The problem is empty: say what is to be solved.")
+    prompt = [{"role": "user", "content": text}] if chat else text
+    return Question(prompt, parse_answer, known.check if known is not None else None, known)
+
+
+async def think(
+    question: Question,
+    lm: LM,
+    strategy: str | Method = "majority-vote",
+    verifier: str | Verifier | None = None,
+    **options: Any,
+) -> Posterior:
+    """Run a strategy over ``lm`` and its ledger. Never raises for want of budget.
+
+    Raises UnknownNameError for a strategy or verifier that is not known, UserError for an option that it has not.
+    """
+    method = STRATEGIES.get(strategy) if isinstance(strategy, str) else strategy
+    judge = VERIFIERS.get(verifier)() if isinstance(verifier, str) else verifier
+    if unknown := options.keys() - method.options.keys():
+        raise UserError(
+            f"Strategy '{method.name}' has no option {', '.join(sorted(unknown))}; it has: {', '.join(method.options)}."
+        )
+    for name in ("n", "width", "max_tokens"):
+        if options.get(name) is not None and options[name] < 1:
+            raise UserError(f"{name}={options[name]} must be at least 1.")
+    posterior = await method.run(question, lm, judge, lm.ledger, **options)
+    stopped = "budget" if lm.ledger.exhausted and posterior.stopped == "finished" else posterior.stopped
+    return replace(posterior, cost=lm.ledger.bill, tree=lm.tree, method=method.name, stopped=stopped)
+
+
+def solve(
+    problem: str | Problem | Question,
+    *,
+    model: str | Model | None = None,
+    strategy: str = "majority-vote",
+    budget: str | Budget | None = None,
+    verifier: str | Verifier | None = None,
+    sampling: Sampling | None = None,
+    on_start: Callable[[LM], None] | None = None,
+    **options: Any,
+) -> Posterior:
+    """Think about ``problem`` within ``budget`` and return the posterior over answers.
+
+    ``model`` is a directory, a hub id, or what `outthink.load` returned; by default the bundled model. ``options`` are
+    the strategy's own, such as ``n=16``. ``on_start`` is handed the `LM`, whose ``tree`` and ``ledger`` show progress.
+    """
+    limits = budget if isinstance(budget, Budget) else Budget(budget)
+    method = STRATEGIES.get(strategy)
+    if isinstance(model, Model):
+        return asyncio.run(_solve(problem, model, method, limits, verifier, sampling, on_start, options))
+    with load(model) if model is not None else load() as loaded:
+        return asyncio.run(_solve(problem, loaded, method, limits, verifier, sampling, on_start, options))
+
+
+async def _solve(
+    problem: str | Problem | Question,
+    model: Model,
+    method: Method,
+    budget: Budget,
+    verifier: str | Verifier | None,
+    sampling: Sampling | None,
+    on_start: Callable[[LM], None] | None,
+    options: dict[str, Any],
+) -> Posterior:
+    question = ask(problem, chat=model.loaded.tokenizer.chat_template is not None)
+    lm = model.session(Ledger(budget), sampling)
+    if on_start is not None:
+        on_start(lm)
+    return await think(question, lm, method, verifier, **options)

@@ -1,0 +1,50 @@
+"""Sampling whole lines so that a budget buys finished ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+from outthink.core.budget import Ledger
+from outthink.core.sampling import Sampling, Until
+from outthink.lm.protocol import Branch
+
+SLACK = 1.25  # a wave is planned as if its lines were this much longer than the longest seen
+
+
+async def sample_lines(
+    root: Branch, n: int, ledger: Ledger, until: Until, sampling: Sampling | None = None, widest: int | None = None
+) -> AsyncIterator[list[Branch]]:
+    """Up to ``n`` lines below ``root``, in waves of at most ``widest``; fewer once the ledger is exhausted.
+
+    Launching all at once would cut every one of them short under a small budget. So the first wave is a single line
+    where something is limited, and later ones are as wide as the longest line so far says the rest of the budget can
+    finish. Each line of a wave may take an equal share of the tokens left: what it gets does not depend on how the
+    engine interleaves it with other work.
+    """
+    launched = longest = 0
+    while launched < n and not ledger.exhausted:
+        width = n - launched if widest is None else min(widest, n - launched)
+        if ledger.limited:
+            width = min(width, _affordable(ledger, launched, longest))
+        wave = await root.extend(width, _with_share(until, ledger.tokens_left / width), sampling)
+        launched += width
+        longest = max(longest, *(len(line.tokens) for line in wave))
+        yield wave
+
+
+def _with_share(until: Until, share: float) -> Until:
+    if share == math.inf or (until.max_tokens is not None and until.max_tokens <= share):
+        return until
+    return replace(until, max_tokens=max(1, int(share)))
+
+
+def _affordable(ledger: Ledger, launched: int, longest: int) -> int:
+    """How many more lines the budget can probably finish; at least one."""
+    if launched == 0:
+        return 1
+    spent = ledger.fraction_spent
+    by_share = (1 - spent) / (spent / launched) if spent else math.inf
+    by_tokens = ledger.tokens_left / max(1.0, SLACK * longest)
+    return max(1, int(min(by_share / SLACK, by_tokens, 1 << 30)))
