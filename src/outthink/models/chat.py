@@ -24,6 +24,16 @@ from outthink.models.fields import read_json
 # The longest templates in use are some 20 kB.
 MAX_TEMPLATE_CHARS = 200_000
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# What a Jinja program can raise: its own refusals, and those of the Python operations in it.
+_TEMPLATE_FAILURES = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+)
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -59,7 +69,15 @@ class ChatTemplate:
             return self._template.render(
                 **{**self.special_tokens, **data, "add_generation_prompt": add_generation_prompt}
             )
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        except (
+            TemplateError,
+            TypeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            RuntimeError,
+        ) as error:
             raise PromptError(f"The chat template {self.where} refused these messages: {error}.") from error
 
 

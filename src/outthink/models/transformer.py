@@ -135,7 +135,7 @@ class MLP(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Division by the root mean square over the last axis (Zhang & Sennrich 2019), computed in float32."""
+    """Division by the root mean square over the last axis (Zhang & Sennrich 2019), computed in float32 at least."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -144,6 +144,6 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., size] to [..., size], in the dtype of ``x``; rounded before the weight, as transformers does."""
-        wide = x.float()
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * wide.to(x.dtype)
