@@ -14,7 +14,8 @@ Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 class Line(Protocol):
     """What is read of a branch to find its answer."""
 
-    finish: str | None
+    @property
+    def finish(self) -> str | None: ...
 
     @property
     def full_text(self) -> str: ...

@@ -36,7 +36,7 @@ class Thought:
 
     def walk(self) -> Iterator[Thought]:
         """This thought and all below it, parents before children."""
-        stack = [self]
+        stack: list[Thought] = [self]
         while stack:
             thought = stack.pop()
             yield thought
@@ -44,7 +44,7 @@ class Thought:
 
     def line(self) -> list[Thought]:
         """The thoughts from the root down to this one."""
-        line = [self]
+        line: list[Thought] = [self]
         while (parent := line[-1].parent) is not None:
             line.append(parent)
         return line[::-1]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
 
 from outthink.core.errors import BranchClosedError
 from outthink.core.rng import mix
+from outthink.core.sampling import Sampling, Until
 from outthink.core.thought import Thought
+from outthink.lm.protocol import Branch, OnToken
 
 
-class BaseBranch:
+class BaseBranch(ABC):
     """Book-keeping of a branch; subclasses add what computes."""
 
     def __init__(self, parent: BaseBranch | None, thought: Thought, key: int) -> None:
@@ -24,6 +27,24 @@ class BaseBranch:
         self.ended = False
         self.closed = False
         self._num_children = 0
+
+    @abstractmethod
+    async def extend(
+        self,
+        n: int = 1,
+        until: Until | None = None,
+        sampling: Sampling | None = None,
+        on_token: OnToken | None = None,
+    ) -> list[Branch]:
+        """See `Branch.extend`."""
+
+    @abstractmethod
+    async def score(self, text: str | Sequence[int]) -> list[float]:
+        """See `Branch.score`."""
+
+    @abstractmethod
+    async def feed(self, text: str | Sequence[int]) -> Branch:
+        """See `Branch.feed`."""
 
     @property
     def full_text(self) -> str:
@@ -55,7 +76,7 @@ class BaseBranch:
         """Give the branch up; closing twice does nothing."""
         self.closed = True
 
-    async def __aenter__(self):
+    async def __aenter__(self) -> Branch:
         return self
 
     async def __aexit__(

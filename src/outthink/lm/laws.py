@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable
 
 from outthink.core.budget import Budget, Ledger
 from outthink.core.errors import BranchClosedError, PromptError
+from outthink.core.question import Prompt
 from outthink.core.sampling import Sampling, Until
-from outthink.lm.protocol import LM, Branch, Prompt
+from outthink.lm.protocol import LM, Branch
 
 MakeLM = Callable[[Ledger, Sampling], LM]
 

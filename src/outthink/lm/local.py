@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from outthink.core.budget import Ledger
 from outthink.core.errors import PromptError
+from outthink.core.question import Prompt
 from outthink.core.rng import mix
 from outthink.core.sampling import Sampling, Until
 from outthink.core.thought import Thought
@@ -16,7 +18,7 @@ from outthink.engine.sequence import Extend, Score, Task
 from outthink.engine.sequence import Sequence as EngineSequence
 from outthink.engine.thread import EngineThread
 from outthink.lm.branch import BaseBranch
-from outthink.lm.protocol import OnToken, Prompt
+from outthink.lm.protocol import Branch, OnToken
 from outthink.models.tokenizer import Tokenizer
 
 
@@ -100,7 +102,7 @@ class LocalBranch(BaseBranch):
         until: Until | None = None,
         sampling: Sampling | None = None,
         on_token: OnToken | None = None,
-    ) -> list[LocalBranch]:
+    ) -> list[Branch]:
         """See `Branch.extend`."""
         self.refuse_if_closed("extend")
         if n < 1:
@@ -177,7 +179,7 @@ class LocalBranch(BaseBranch):
             if not future.done():
                 future.set_result(result)
             elif isinstance(task, Extend):  # cancelled while the result was on its way: nobody will close these
-                self._lm._submit(lambda: [engine.close(child) for child in task.children] and None)
+                self._lm._submit(partial(_close_all, engine, task.children))
 
         def failed(error: BaseException) -> None:
             self._tasks.discard(task)
@@ -224,6 +226,11 @@ class LocalBranch(BaseBranch):
                 f"{len(tokens):,} more tokens make {length:,}, and {self._lm.engine.max_positions:,} positions is the "
                 "most that this model and its page pool hold."
             )
+
+
+def _close_all(engine: Engine, sequences: Sequence[EngineSequence]) -> None:
+    for sequence in sequences:
+        engine.close(sequence)
 
 
 def _resolve(future: asyncio.Future[Any], result: Any) -> None:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import outthink.models
 from outthink.core.budget import Ledger
 from outthink.core.errors import UserError
 from outthink.core.sampling import Sampling
@@ -19,6 +20,8 @@ from outthink.models.flops import head_flops, prefill_flops
 from outthink.scheduling import Limits
 
 PAGE_SIZE = 16
+BUNDLED = Path(outthink.models.__file__).parent / "bundled"
+PREFERENCE = ("outthink-m", "outthink-s", "arithmetic-s")
 
 
 @dataclass(frozen=True)
@@ -55,24 +58,40 @@ class Model:
 
 
 def load(
-    source: str | Path,
+    source: str | Path | None = None,
     *,
     dtype: str = "auto",
     device: str = "cpu",
     kv_gib: float | None = None,
     limits: Limits | None = None,
 ) -> Model:
-    """Load a Hugging Face directory or hub id and start its engine.
+    """Load a model and start its engine.
 
+    ``source`` is a directory in the Hugging Face format, a hub id, or the name of a bundled model; by default the
+    first of those.
     ``kv_gib`` is the memory for the paged KV cache (default: room for 64 sequences of full context, at most 2 GiB or a
     quarter of the machine's memory). Raises CheckpointError and UserError as `outthink.models.checkpoint.load_model`.
     """
-    loaded = load_model(source, dtype=dtype, device=device)
+    loaded = load_model(resolve(source), dtype=dtype, device=device)
     config = loaded.config
     backend = TorchBackend(loaded.model, num_pages(config, next(loaded.model.parameters()).element_size(), kv_gib))
     costs = Costs(lambda start, count: prefill_flops(config, start, count), head_flops(config))
     engine = Engine(backend, loaded.tokenizer, costs, config.max_positions, limits)
     return Model(loaded, EngineThread(engine))
+
+
+def bundled_models() -> list[str]:
+    """The names of the models in the package, the default first."""
+    found = {path.parent.name for path in BUNDLED.glob("*/config.json")}
+    return sorted(found, key=lambda name: (PREFERENCE.index(name) if name in PREFERENCE else len(PREFERENCE), name))
+
+
+def resolve(source: str | Path | None) -> str | Path:
+    """The directory of a bundled model; any other source as it is. A directory of that name goes first."""
+    if source is None:
+        source = next(iter(bundled_models()), "")
+    bundled = BUNDLED / str(source)
+    return bundled if str(source) in bundled_models() and not Path(source).is_dir() else source
 
 
 def num_pages(config: ModelConfig, element_size: int, kv_gib: float | None) -> int:

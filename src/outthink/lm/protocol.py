@@ -5,19 +5,14 @@ Every implementation must pass `outthink.lm.laws.check_lm`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol
 
 from outthink.core.budget import Ledger
+from outthink.core.question import Prompt
 from outthink.core.sampling import Sampling, Until
 from outthink.core.thought import Thought
-
-Message = Mapping[str, str]
-"""A chat message: ``{"role": "user", "content": "..."}``."""
-
-Prompt = str | Sequence[int] | Sequence[Message]
-"""Raw text, token ids, or chat messages, which the model's own template turns into text."""
 
 OnToken = Callable[[int, str], None]
 """Called with (child index, new text) as tokens are drawn. Must be quick, and may run on another thread."""
@@ -33,16 +28,35 @@ class Branch(Protocol):
     ``ended`` says that the model's end token was drawn. ``thought`` is its place in the recorded tree.
     """
 
-    parent: Branch | None
-    tokens: Sequence[int]
-    text: str
-    completion: str
-    log_probs: Sequence[float]
-    sample_log_probs: Sequence[float]
-    top_log_probs: Sequence[Sequence[tuple[int, float]]]
-    finish: str | None
-    ended: bool
-    thought: Thought
+    @property
+    def parent(self) -> Branch | None: ...
+
+    @property
+    def tokens(self) -> Sequence[int]: ...
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def completion(self) -> str: ...
+
+    @property
+    def log_probs(self) -> Sequence[float]: ...
+
+    @property
+    def sample_log_probs(self) -> Sequence[float]: ...
+
+    @property
+    def top_log_probs(self) -> Sequence[Sequence[tuple[int, float]]]: ...
+
+    @property
+    def finish(self) -> str | None: ...
+
+    @property
+    def ended(self) -> bool: ...
+
+    @property
+    def thought(self) -> Thought: ...
 
     @property
     def full_text(self) -> str:
@@ -90,10 +104,17 @@ class Branch(Protocol):
 class LM(Protocol):
     """A language model bound to one ledger, one default ``sampling`` and one recorded tree."""
 
-    name: str
-    ledger: Ledger
-    sampling: Sampling
-    tree: Thought
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def ledger(self) -> Ledger: ...
+
+    @property
+    def sampling(self) -> Sampling: ...
+
+    @property
+    def tree(self) -> Thought: ...
 
     async def root(self, prompt: Prompt) -> Branch:
         """The branch of a prompt. Raises PromptError for one that is empty or does not fit. Computes nothing yet."""

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from outthink.core.budget import Ledger
 from outthink.core.errors import PromptError
+from outthink.core.question import Prompt
 from outthink.core.rng import mix, uniforms
 from outthink.core.sampling import Sampling, Until
 from outthink.core.thought import Thought
 from outthink.engine.sampler import Row, sample
 from outthink.lm.branch import BaseBranch
-from outthink.lm.protocol import OnToken, Prompt
+from outthink.lm.protocol import Branch, OnToken
 
 Law = Callable[[tuple[int, ...]], NDArray[np.float64]]
 END = "<end>"
@@ -123,7 +124,7 @@ class ToyBranch(BaseBranch):
         until: Until | None = None,
         sampling: Sampling | None = None,
         on_token: OnToken | None = None,
-    ) -> list[ToyBranch]:
+    ) -> list[Branch]:
         """See `Branch.extend`."""
         self.refuse_if_closed("extend")
         until, sampling, keys = until or Until(), sampling or self._lm.sampling, self.next_keys(n)
@@ -136,7 +137,7 @@ class ToyBranch(BaseBranch):
             await asyncio.sleep(0)
         for child in children:
             child.record()
-        return children
+        return [*children]
 
     async def score(self, text: str | Sequence[int]) -> list[float]:
         """See `Branch.score`."""
