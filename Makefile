@@ -1,0 +1,38 @@
+# Two commands: `make demo` and `make test`. Each makes its own .venv if there is none.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check test-slow test-gpu bench-scaling clean
+
+demo: $(VENV)/.installed  ## Watch a small model think: sample, vote, verify; prints answer, posterior and bill.
+	$(BIN)/outthink demo
+
+test: $(VENV)/.installed-dev check  ## Lint, types, import rules, then the test suite.
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+test-slow: $(VENV)/.installed-dev  ## The long checks: millions of draws, full parity grids.
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(VENV)/.installed-dev  ## The checks that need a CUDA device.
+	$(BIN)/python -m pytest -m gpu
+
+# torch goes first: asked for by another package, pip might pick a newer build with gigabytes of CUDA.
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet "torch>=2.11,<2.14"
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist
