@@ -1,0 +1,112 @@
+"""`CpuBackend`: the compiled step behind the engine's `Backend` protocol."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from outthink.core.errors import CapabilityError
+from outthink.kernels.cpu.extension import PAGE_SIZE, compiled, usable_cores, why_not
+from outthink.kernels.cpu.weights import load_weights
+from outthink.kernels.step import Int32s, StepBatch
+
+FORMATS = ("float32", "bfloat16")
+
+
+class CpuBackend:
+    """Runs a `Transformer` on the CPU, a whole step in one call with the interpreter lock released.
+
+    A row's logits are the same to the last bit whatever else is in the batch, however its prefix was cut into chunks,
+    whether its pages are shared, and for any number of threads (on processors with the same instruction set).
+
+    ``weight_format`` "float32" computes in float32 throughout; "bfloat16" rounds weights, KV and the inputs of every
+    product to bfloat16 and adds in float32. None follows the model's weights. The weights are copied, except an
+    embedding that already is float32 or bfloat16. ``threads`` None means all cores this process may use, ``isa`` one of
+    "auto", "avx512", "avx2", "generic".
+    Raises CapabilityError where the kernels do not cover the model, ValueError for other bad arguments.
+    """
+
+    name = "cpu"
+    page_size = PAGE_SIZE
+
+    def __init__(
+        self,
+        model: Any,
+        num_pages: int,
+        page_size: int = PAGE_SIZE,
+        threads: int | None = None,
+        weight_format: str | None = None,
+        isa: str = "auto",
+    ) -> None:
+        config, extension = model.config, compiled()
+        reason = why_not(config)
+        if extension is None or reason is not None:
+            raise CapabilityError(reason)
+        if page_size != PAGE_SIZE:
+            raise ValueError(f"page_size is {page_size}; the CPU kernels have pages of {PAGE_SIZE} positions.")
+        if weight_format is None:
+            bfloat16 = model.model.embed_tokens.weight.dtype == torch.bfloat16
+            weight_format = "bfloat16" if bfloat16 else "float32"
+        if weight_format not in FORMATS:
+            raise ValueError(f"weight_format is {weight_format!r}; known: {', '.join(FORMATS)}.")
+        self.num_pages, self.weight_format = num_pages, weight_format
+        self.threads = usable_cores() if threads is None else threads
+        self.max_positions = min(config.max_positions, num_pages * PAGE_SIZE)
+        self._vocab_size = config.vocab_size
+        self._core = extension.Core(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            max_positions=self.max_positions,
+            num_pages=num_pages,
+            norm_eps=config.norm_eps,
+            format=weight_format,
+            windows=[window or 0 for window in config.sliding_windows],
+            isa=isa,
+            threads=self.threads,
+        )
+        load_weights(self._core, model, self.max_positions)
+        self.isa: str = self._core.isa
+
+    def run(self, batch: StepBatch) -> NDArray[np.float32]:
+        """See `Backend.run`. Raises ValueError for arrays that do not make a step; then nothing has been computed."""
+        logits = np.empty((len(batch.logit_rows), self._vocab_size), np.float32)
+        try:
+            self._core.run(
+                batch.tokens,
+                batch.positions,
+                batch.query_starts,
+                batch.context_lengths,
+                batch.page_tables,
+                batch.logit_rows,
+                logits,
+            )
+        except TypeError:
+            raise ValueError(_describe_types(batch)) from None
+        return logits
+
+    def copy_pages(self, source: Int32s, target: Int32s) -> None:
+        """See `Backend.copy_pages`. All sources are read before any target is written."""
+        try:
+            self._core.copy_pages(source, target)
+        except TypeError:
+            raise ValueError("source and target must be contiguous int32 arrays of one axis.") from None
+
+
+def _describe_types(batch: StepBatch) -> str:
+    """Which field of the batch has a type, number of axes or layout that the kernels do not take."""
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        axes = 2 if field.name == "page_tables" else 1
+        if not isinstance(value, np.ndarray):
+            return f"{field.name} is a {type(value).__name__}; expected a NumPy array."
+        if value.dtype != np.int32 or value.ndim != axes or not value.flags.c_contiguous:
+            return f"{field.name} is {value.dtype} {value.shape}; expected contiguous int32 with {axes} axes."
+    return "The arrays of the batch are not what the kernels take."

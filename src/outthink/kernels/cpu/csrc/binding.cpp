@@ -1,0 +1,250 @@
+// The Python face of the kernels: everything is checked here, and computed with the interpreter lock released.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+#include <optional>
+
+#include "pack.h"
+#include "step.h"
+
+namespace nb = nanobind;
+using namespace outthink;
+
+namespace {
+
+using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using IntTable = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using FloatTable = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu, nb::ro>;
+
+void require(bool condition, const std::string& message) {
+    if (!condition) throw nb::value_error(message.c_str());
+}
+
+// bfloat16 crosses as its bits, uint16: NumPy has no such type.
+Format format_of(const Matrix& matrix) {
+    if (matrix.dtype() == nb::dtype<float>()) return Format::f32;
+    require(matrix.dtype() == nb::dtype<uint16_t>(), "Weights must be float32, or bfloat16 as uint16.");
+    return Format::bf16;
+}
+
+std::vector<float> padded(const Floats& values, int size) {
+    std::vector<float> result(static_cast<size_t>(size), 0.0f);
+    require(values.size() <= result.size(), "A vector of weights is longer than the model's shape allows.");
+    std::memcpy(result.data(), values.data(), values.size() * sizeof(float));
+    return result;
+}
+
+class Core {
+   public:
+    Core(int vocab_size, int hidden_size, int intermediate_size, int num_heads, int num_kv_heads, int head_dim,
+         int max_positions, int num_pages, float norm_eps, const std::string& format, std::vector<int> windows,
+         const std::string& isa, int threads) {
+        for (const int size : {vocab_size, hidden_size, intermediate_size, num_heads, num_kv_heads, head_dim,
+                               max_positions, num_pages, threads}) {
+            require(size > 0, "Sizes must be positive.");
+        }
+        require(num_heads % num_kv_heads == 0 && num_heads / num_kv_heads <= kMaxQueries,
+                "Attention heads must be a multiple of key-value heads, at most 64 times as many.");
+        require(head_dim % 2 == 0 && head_dim <= kMaxHeadDim, "head_dim must be even and at most 512.");
+        require(threads <= 1024, "At most 1024 threads.");
+        require(format == "float32" || format == "bfloat16", "Formats: float32, bfloat16.");
+        const Kernels* kernels = select_kernels(isa.c_str());
+        require(kernels != nullptr, "This processor does not run the instruction set '" + isa + "'.");
+        const Shape shape{vocab_size,    hidden_size, intermediate_size, num_heads,
+                          num_kv_heads,  head_dim,    max_positions,     num_pages,
+                          norm_eps,      format == "float32" ? Format::f32 : Format::bf16, std::move(windows)};
+        model_ = std::make_unique<Model>(shape, *kernels, threads);
+    }
+
+    void set_linear(int layer, const std::string& name, const std::vector<Matrix>& sources, const Ints& row_map,
+                    const Ints& column_map, std::optional<Floats> bias) {
+        Weights& weights = linear(layer, name);
+        std::vector<Source> matrices;
+        int rows = 0;
+        for (const Matrix& source : sources) {
+            matrices.push_back({source.data(), format_of(source), static_cast<int>(source.shape(0)),
+                                static_cast<int>(source.shape(1))});
+            rows += matrices.back().rows;
+            require(matrices.back().columns == matrices.front().columns, "Stacked weights differ in width.");
+        }
+        const std::vector<int32_t> outputs(row_map.data(), row_map.data() + row_map.size());
+        const std::vector<int32_t> inputs(column_map.data(), column_map.data() + column_map.size());
+        const auto [expected_outputs, expected_inputs] = expected_size(name);
+        require(static_cast<int>(outputs.size()) == expected_outputs &&
+                    static_cast<int>(inputs.size()) == expected_inputs,
+                "The weights of '" + name + "' do not have the model's shape.");
+        require(!matrices.empty(), "No weights for '" + name + "'.");
+        for (const int32_t row : outputs) require(row >= -1 && row < rows, "A row map points outside the weights.");
+        for (const int32_t column : inputs) {
+            require(column >= -1 && column < matrices.front().columns, "A column map points outside the weights.");
+        }
+        const Format format = model_->shape().format;
+        {
+            nb::gil_scoped_release unlocked;
+            weights = pack(matrices, outputs, inputs, format);
+        }
+        if (bias) {
+            weights.bias = padded(*bias, expected_outputs);
+            weights.linear.bias = weights.bias.data();
+        }
+    }
+
+    void set_vector(int layer, const std::string& name, const Floats& values) {
+        const int hidden = round_up(model_->shape().hidden_size, kLanes);
+        if (name == "final_norm") {
+            model_->final_norm = padded(values, hidden);
+            return;
+        }
+        Layer& target = layer_at(layer);
+        if (name == "input_norm") {
+            target.input_norm = padded(values, hidden);
+        } else if (name == "post_norm") {
+            target.post_norm = padded(values, hidden);
+        } else if (name == "q_norm") {
+            target.q_norm = padded(values, model_->head_stride());
+        } else if (name == "k_norm") {
+            target.k_norm = padded(values, model_->head_stride());
+        } else {
+            require(false, "Unknown vector '" + name + "'.");
+        }
+    }
+
+    void set_embedding(const Matrix& rows) {
+        require(static_cast<int>(rows.shape(0)) == model_->shape().vocab_size &&
+                    static_cast<int>(rows.shape(1)) == model_->shape().hidden_size,
+                "The embedding does not have the model's shape.");
+        embedding_ = rows;  // borrowed for as long as this object lives
+        model_->embedding = embedding_.data();
+        model_->embedding_format = format_of(rows);
+    }
+
+    void set_rotation(const Floats& cosines, const Floats& sines) {
+        const size_t size = static_cast<size_t>(model_->shape().max_positions) * model_->head_stride();
+        require(cosines.size() == size && sines.size() == size, "The rotation tables do not have the model's shape.");
+        model_->cosines.assign(cosines.data(), cosines.data() + size);
+        model_->sines.assign(sines.data(), sines.data() + size);
+    }
+
+    // Refuses to compute before everything has been set.
+    void seal() {
+        const auto set = [](const Weights& weights) { return weights.linear.weights != nullptr; };
+        bool complete = set(model_->head) && model_->embedding && !model_->final_norm.empty() &&
+                        !model_->cosines.empty();
+        for (const Layer& layer : model_->layers) {
+            complete = complete && set(layer.qkv) && set(layer.output) && set(layer.gate_up) && set(layer.down) &&
+                       !layer.input_norm.empty() && !layer.post_norm.empty() &&
+                       layer.q_norm.empty() == layer.k_norm.empty();
+        }
+        require(complete, "Weights are missing.");
+        sealed_ = true;
+    }
+
+    void run(const Ints& tokens, const Ints& positions, const Ints& query_starts, const Ints& context_lengths,
+             const IntTable& page_tables, const Ints& logit_rows, const FloatTable& logits) {
+        require(sealed_, "The model has no weights yet.");
+        const Shape& shape = model_->shape();
+        require(tokens.size() == positions.size(), "tokens and positions differ in length.");
+        require(query_starts.size() == context_lengths.size() + 1,
+                "query_starts must be one longer than context_lengths.");
+        require(page_tables.shape(0) == context_lengths.size(), "page_tables needs one row for each sequence.");
+        require(logits.shape(0) == logit_rows.size() && static_cast<int>(logits.shape(1)) == shape.vocab_size,
+                "logits must be [rows wanted, vocab_size].");
+        const Batch batch{static_cast<int>(tokens.size()),
+                          static_cast<int>(context_lengths.size()),
+                          static_cast<int>(page_tables.shape(1)),
+                          static_cast<int>(logit_rows.size()),
+                          tokens.data(),
+                          positions.data(),
+                          query_starts.data(),
+                          context_lengths.data(),
+                          page_tables.data(),
+                          logit_rows.data()};
+        const std::string fault = find_fault(batch, shape);
+        require(fault.empty(), fault);
+        nb::gil_scoped_release unlocked;
+        model_->run(batch, logits.data());
+    }
+
+    void copy_pages(const Ints& source, const Ints& target) {
+        require(source.size() == target.size(), "source and target differ in length.");
+        const int pages = model_->shape().num_pages;
+        for (size_t i = 0; i < source.size(); ++i) {
+            for (const int32_t page : {source(i), target(i)}) {
+                require(page >= 0 && page < pages,
+                        "page id " + std::to_string(page) + " is outside the " + std::to_string(pages) + " pages.");
+            }
+        }
+        nb::gil_scoped_release unlocked;
+        model_->copy_pages(source.data(), target.data(), static_cast<int>(source.size()));
+    }
+
+    const char* isa() const { return model_->kernels().name; }
+
+   private:
+    Layer& layer_at(int layer) {
+        require(layer >= 0 && layer < static_cast<int>(model_->layers.size()), "No such layer.");
+        return model_->layers[static_cast<size_t>(layer)];
+    }
+
+    Weights& linear(int layer, const std::string& name) {
+        if (name == "head") return model_->head;
+        Layer& target = layer_at(layer);
+        if (name == "qkv") return target.qkv;
+        if (name == "output") return target.output;
+        if (name == "gate_up") return target.gate_up;
+        require(name == "down", "Unknown weights '" + name + "'.");
+        return target.down;
+    }
+
+    std::pair<int, int> expected_size(const std::string& name) const {
+        const Shape& shape = model_->shape();
+        const int hidden = round_up(shape.hidden_size, kLanes), queries = shape.num_heads * model_->head_stride();
+        if (name == "head") return {round_up(shape.vocab_size, kBlockOutputs), hidden};
+        if (name == "qkv") {
+            return {round_up(queries + 2 * shape.num_kv_heads * model_->head_stride(), kBlockOutputs), hidden};
+        }
+        if (name == "output") return {model_->hidden_stride(), queries};
+        if (name == "gate_up") return {2 * model_->mlp_stride(), hidden};
+        return {model_->hidden_stride(), model_->mlp_stride()};
+    }
+
+    std::unique_ptr<Model> model_;
+    Matrix embedding_;
+    bool sealed_ = false;
+};
+
+}  // namespace
+
+NB_MODULE(_core, module) {
+    nb::class_<Core>(module, "Core")
+        .def(nb::init<int, int, int, int, int, int, int, int, float, const std::string&, std::vector<int>,
+                      const std::string&, int>(),
+             nb::arg("vocab_size"), nb::arg("hidden_size"), nb::arg("intermediate_size"), nb::arg("num_heads"),
+             nb::arg("num_kv_heads"), nb::arg("head_dim"), nb::arg("max_positions"), nb::arg("num_pages"),
+             nb::arg("norm_eps"), nb::arg("format"), nb::arg("windows"), nb::arg("isa"), nb::arg("threads"))
+        .def("set_linear", &Core::set_linear, nb::arg("layer"), nb::arg("name"), nb::arg("sources"),
+             nb::arg("row_map"), nb::arg("column_map"), nb::arg("bias").none())
+        .def("set_vector", &Core::set_vector)
+        .def("set_embedding", &Core::set_embedding)
+        .def("set_rotation", &Core::set_rotation)
+        .def("seal", &Core::seal)
+        // A silent conversion would copy, and the result would be lost.
+        .def("run", &Core::run, nb::arg("tokens").noconvert(), nb::arg("positions").noconvert(),
+             nb::arg("query_starts").noconvert(), nb::arg("context_lengths").noconvert(),
+             nb::arg("page_tables").noconvert(), nb::arg("logit_rows").noconvert(), nb::arg("logits").noconvert())
+        .def("copy_pages", &Core::copy_pages, nb::arg("source").noconvert(), nb::arg("target").noconvert())
+        .def_prop_ro("isa", &Core::isa);
+    module.def("usable_isas", [] {
+        std::vector<std::string> names;
+        for (const char* name : {"avx512", "avx2", "generic"}) {
+            if (select_kernels(name)) names.emplace_back(name);
+        }
+        return names;
+    });
+}

@@ -1,0 +1,42 @@
+#include <cstring>
+
+#include "kernels.h"
+
+namespace outthink {
+namespace {
+
+bool runs_avx512() {
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+}
+
+bool runs_avx2() {
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+    return false;
+#endif
+}
+
+}  // namespace
+
+#if !defined(__x86_64__)
+const Kernels* avx512_kernels() { return nullptr; }
+const Kernels* avx2_kernels() { return nullptr; }
+#endif
+
+const Kernels* select_kernels(const char* name) {
+    const Kernels* usable[] = {runs_avx512() ? avx512_kernels() : nullptr, runs_avx2() ? avx2_kernels() : nullptr,
+                               generic_kernels()};
+    for (const Kernels* kernels : usable) {
+        if (kernels && (std::strcmp(name, "auto") == 0 || std::strcmp(name, kernels->name) == 0)) return kernels;
+    }
+    return nullptr;
+}
+
+}  // namespace outthink

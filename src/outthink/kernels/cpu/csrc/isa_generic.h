@@ -1,0 +1,144 @@
+// Vector operations in plain C++ on four-lane compiler vectors: SSE2, NEON, or whatever the target has.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace outthink {
+namespace {
+
+constexpr int kTileVectors = 2;  // even: gates and ups alternate
+constexpr int kTileRows = 1;
+
+using Four = float __attribute__((vector_size(16)));
+using FourWords = uint32_t __attribute__((vector_size(16)));
+
+struct Vec {
+    Four v[4];
+};
+struct Words {
+    FourWords v[4];
+};
+
+template <class Operation>
+inline Vec each(Operation operation) {
+    return {{operation(0), operation(1), operation(2), operation(3)}};
+}
+
+inline Vec splat(float x) {
+    return each([&](int) { return Four{x, x, x, x}; });
+}
+inline Vec zero() { return splat(0.0f); }
+inline Vec load(const float* p) {
+    Vec x;
+    std::memcpy(&x, p, sizeof x);
+    return x;
+}
+inline void store(float* p, Vec x) { std::memcpy(p, &x, sizeof x); }
+inline Vec add(Vec x, Vec y) {
+    return each([&](int i) { return x.v[i] + y.v[i]; });
+}
+inline Vec sub(Vec x, Vec y) {
+    return each([&](int i) { return x.v[i] - y.v[i]; });
+}
+inline Vec mul(Vec x, Vec y) {
+    return each([&](int i) { return x.v[i] * y.v[i]; });
+}
+inline Vec div(Vec x, Vec y) {
+    return each([&](int i) { return x.v[i] / y.v[i]; });
+}
+// Two roundings: not every target has a fused operation.
+inline Vec fma(Vec x, Vec y, Vec z) {
+    return each([&](int i) { return x.v[i] * y.v[i] + z.v[i]; });
+}
+// Returns y where x is not a number.
+inline Vec max(Vec x, Vec y) {
+    return each([&](int i) { return x.v[i] > y.v[i] ? x.v[i] : y.v[i]; });
+}
+inline Vec min(Vec x, Vec y) {
+    return each([&](int i) { return x.v[i] < y.v[i] ? x.v[i] : y.v[i]; });
+}
+inline float sum(Vec x) {
+    const Four four = (x.v[0] + x.v[1]) + (x.v[2] + x.v[3]);
+    return (four[0] + four[1]) + (four[2] + four[3]);
+}
+inline float largest(Vec x) {
+    float lanes[16];
+    store(lanes, x);
+    float most = lanes[0];
+    for (int i = 1; i < 16; ++i) most = lanes[i] > most ? lanes[i] : most;
+    return most;
+}
+// For |x| < 2^22: adding 1.5 * 2^23 leaves no bits for a fraction.
+inline Vec round_nearest(Vec x) {
+    const Four magic = {12582912.0f, 12582912.0f, 12582912.0f, 12582912.0f};
+    return each([&](int i) { return (x.v[i] + magic) - magic; });
+}
+// For whole n in [-126, 127].
+inline Vec times_power_of_two(Vec x, Vec n) {
+    float value[16], power[16];
+    store(value, x);
+    store(power, n);
+    for (int i = 0; i < 16; ++i) {
+        const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(power[i]) + 127) << 23;
+        float factor;
+        std::memcpy(&factor, &bits, 4);
+        value[i] *= factor;
+    }
+    return load(value);
+}
+inline Vec swap_pairs(Vec x) {
+    return each([&](int i) { return Four{x.v[i][1], x.v[i][0], x.v[i][3], x.v[i][2]}; });
+}
+
+// Lanes [begin, end) of x, `other` elsewhere.
+inline Vec keep(Vec x, int begin, int end, float other) {
+    float lanes[16];
+    store(lanes, x);
+    for (int i = 0; i < 16; ++i) lanes[i] = i >= begin && i < end ? lanes[i] : other;
+    return load(lanes);
+}
+
+inline Words load_words(const uint32_t* p) {
+    Words x;
+    std::memcpy(&x, p, sizeof x);
+    return x;
+}
+inline Words splat_word(const uint32_t* p) {
+    const FourWords x = {*p, *p, *p, *p};
+    return {{x, x, x, x}};
+}
+inline Vec dot_f32(Vec acc, Words x, Words y) {
+    return each([&](int i) { return acc.v[i] + reinterpret_cast<Four>(x.v[i]) * reinterpret_cast<Four>(y.v[i]); });
+}
+inline Vec dot_bf16(Vec acc, Words x, Words y) {
+    return each([&](int i) {
+        const Four even = reinterpret_cast<Four>(x.v[i] << 16) * reinterpret_cast<Four>(y.v[i] << 16);
+        const FourWords top = {0xFFFF0000u, 0xFFFF0000u, 0xFFFF0000u, 0xFFFF0000u};
+        const Four odd = reinterpret_cast<Four>(x.v[i] & top) * reinterpret_cast<Four>(y.v[i] & top);
+        return (acc.v[i] + even) + odd;
+    });
+}
+
+inline Vec load_bf16(const uint16_t* p) {
+    uint32_t bits[16];
+    for (int i = 0; i < 16; ++i) bits[i] = static_cast<uint32_t>(p[i]) << 16;
+    Vec x;
+    std::memcpy(&x, bits, sizeof x);
+    return x;
+}
+inline void store_bf16(uint16_t* p, Vec x) {
+    uint32_t bits[16];
+    std::memcpy(bits, &x, sizeof x);
+    for (int i = 0; i < 16; ++i) {
+        const bool nan = (bits[i] & 0x7FFFFFFFu) > 0x7F800000u;
+        const uint32_t rounded = nan ? bits[i] | 0x00400000u : bits[i] + 0x7FFFu + ((bits[i] >> 16) & 1u);
+        p[i] = static_cast<uint16_t>(rounded >> 16);
+    }
+}
+
+inline void prefetch(const void* p) { __builtin_prefetch(p); }
+
+}  // namespace
+}  // namespace outthink

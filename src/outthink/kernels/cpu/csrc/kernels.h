@@ -1,0 +1,123 @@
+// The table of operators that one instruction set offers, and the plain records they work on.
+//
+// Layouts are the same on every instruction set. A *word* is 32 bits along the reduction axis: one float32, or a pair
+// of bfloat16. Every reduction runs over words in increasing order whatever the number of rows, and over KV in fixed
+// blocks, so that a row's result does not depend, to the last bit, on what else is computed beside it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace outthink {
+
+enum class Format : int { f32 = 0, bf16 = 1 };
+
+inline constexpr int kLanes = 16;       // logical vector width of every layout
+inline constexpr int kPageSize = 16;    // positions of a page
+inline constexpr int kBlockPages = 16;  // pages of a KV block: softmax is folded block by block
+inline constexpr int kBlockPositions = kPageSize * kBlockPages;
+inline constexpr int kBlockOutputs = 64;  // output features of a weight tile
+inline constexpr int kMaxHeadDim = 512;
+inline constexpr float kMasked = -1e30f;  // finite, so that the difference of two masked scores is a number
+
+constexpr int words_of(Format format, int elements) { return format == Format::f32 ? elements : elements / 2; }
+constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Weights [outputs, inputs] as tiles [outputs / 64][words][64]; padding is zero.
+struct Linear {
+    Format format = Format::f32;
+    int outputs = 0;  // multiple of 64
+    int words = 0;    // of a row of inputs
+    const uint32_t* weights = nullptr;
+    const float* bias = nullptr;  // [outputs], or null
+};
+
+enum class Epilogue : int {
+    store,     // result[row, o] = y, for o < columns
+    add,       // result[row, o] += y
+    silu_mul,  // words: tiles hold 16 gates, 16 ups alternately; silu(gate) * up as activations of half as many columns
+};
+
+struct LinearTask {
+    const Linear* linear;
+    const uint32_t* input;  // activations [rows, input_stride] words
+    ptrdiff_t input_stride;
+    Epilogue epilogue;
+    float* result;       // store, add: [rows, result_stride]
+    uint32_t* packed;    // silu_mul: [rows, result_stride] words
+    ptrdiff_t result_stride;
+    int columns;  // store: columns that exist
+};
+
+struct NormTask {
+    const float* x;
+    const float* gain;  // [padded]
+    int size, padded;   // padded: multiple of 16, x and gain are zero from size on
+    float eps;
+    Format format;
+    uint32_t* out;
+};
+
+// The rotation of one row's queries and keys, and the writing of its keys and values into its page.
+struct RotateTask {
+    Format format;
+    int num_heads, num_kv_heads, head_dim, padded_dim;
+    const float* projected;           // q heads, k heads, v heads, each [padded_dim]; pairs adjacent in q and k
+    const float *q_gain, *k_gain;     // [padded_dim], or null
+    float eps;
+    const float *cos, *sin;           // [padded_dim]: cos doubled; sin doubled, with alternating sign
+    float scale;                      // of the queries
+    uint32_t* queries;                // [num_heads, words]
+    uint32_t* page;                   // the row's page in this layer
+    int slot;
+};
+
+// Attention of a tile of rows, which have their first `common_pages` pages in common, over one KV block.
+struct AttendTask {
+    Format format;
+    int queries_per_head;  // query heads of a kv head
+    int padded_dim;
+    const uint32_t* kv;  // this layer's pages; a page is [num_kv_heads][2][page words]
+    ptrdiff_t page_stride, head_stride;
+    int kv_head;
+    int window;  // 0: none
+    const uint32_t* queries;  // [rows, query_stride] words
+    ptrdiff_t query_stride;
+    uint32_t* out;  // activations [rows, query_stride] words
+    const int32_t* rows;
+    int num_rows;
+    int common_pages;
+    const int32_t* positions;      // by row
+    const int32_t* sequences;      // by row
+    const int32_t* page_tables;    // [sequences, table_width]
+    int table_width;
+    float* scores;        // scratch [queries, kBlockPositions]
+    uint32_t* weights;    // scratch [queries, words of kBlockPositions]
+
+    const int32_t* page_table(int row) const {
+        return page_tables + static_cast<ptrdiff_t>(sequences[row]) * table_width;
+    }
+};
+
+// What one KV block contributes to a query: [maximum, sum, 14 unused, values padded_dim] floats.
+inline constexpr int kStateHeader = kLanes;
+inline constexpr int kMaxQueries = 64;  // of a tile and one kv head
+
+struct Kernels {
+    const char* name;
+    void (*linear)(const LinearTask&, int block, int row_begin, int row_end);
+    void (*embed)(const void* source, Format format, int size, int padded, float* out);
+    void (*normalize)(const NormTask&);
+    void (*rotate)(const RotateTask&);
+    void (*attend_block)(const AttendTask&, int block, float* states);
+    void (*fold)(const AttendTask&, float* states, const float* more);
+    void (*finish)(const AttendTask&, const float* states);
+};
+
+const Kernels* avx512_kernels();  // null where the compiler could not build it
+const Kernels* avx2_kernels();
+const Kernels* generic_kernels();
+// The table called `name`, or the best one that this processor runs for "auto". Null if it is unknown or unusable.
+const Kernels* select_kernels(const char* name);
+
+}  // namespace outthink

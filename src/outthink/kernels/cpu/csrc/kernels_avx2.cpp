@@ -1,0 +1,14 @@
+#include "isa_avx2.h"
+// The order matters: each needs the ones before it.
+#include "rows.inl"
+#include "linear.inl"
+#include "attention.inl"
+
+namespace outthink {
+
+const Kernels* avx2_kernels() {
+    static const Kernels table = {"avx2", linear, embed, normalize, rotate, attend_block, fold, finish};
+    return &table;
+}
+
+}  // namespace outthink

@@ -1,0 +1,14 @@
+#include "isa_avx512.h"
+// The order matters: each needs the ones before it.
+#include "rows.inl"
+#include "linear.inl"
+#include "attention.inl"
+
+namespace outthink {
+
+const Kernels* avx512_kernels() {
+    static const Kernels table = {"avx512", linear, embed, normalize, rotate, attend_block, fold, finish};
+    return &table;
+}
+
+}  // namespace outthink

@@ -1,0 +1,14 @@
+#include "isa_generic.h"
+// The order matters: each needs the ones before it.
+#include "rows.inl"
+#include "linear.inl"
+#include "attention.inl"
+
+namespace outthink {
+
+const Kernels* generic_kernels() {
+    static const Kernels table = {"generic", linear, embed, normalize, rotate, attend_block, fold, finish};
+    return &table;
+}
+
+}  // namespace outthink

@@ -1,0 +1,228 @@
+#include "step.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace outthink {
+namespace {
+
+constexpr int kStages = 3;
+constexpr int kRowsPerItem = 48;  // of a product: enough to reuse weights from the second-level cache
+
+}  // namespace
+
+Model::Model(const Shape& shape, const Kernels& kernels, int threads)
+    : layers(shape.windows.size()),
+      shape_(shape),
+      kernels_(kernels),
+      pool_(threads),
+      group_(shape.num_heads / shape.num_kv_heads),
+      hidden_stride_(round_up(shape.hidden_size, kBlockOutputs)),
+      head_stride_(round_up(shape.head_dim, kLanes)),
+      mlp_stride_(round_up(shape.intermediate_size, kBlockOutputs / 2)),
+      qkv_stride_(round_up((shape.num_heads + 2 * shape.num_kv_heads) * head_stride_, kBlockOutputs)),
+      input_words_(words_of(shape.format, round_up(shape.hidden_size, kLanes))),
+      mlp_words_(words_of(shape.format, mlp_stride_)),
+      query_words_(words_of(shape.format, shape.num_heads * head_stride_)),
+      head_words_(ptrdiff_t{2} * words_of(shape.format, head_stride_) * kPageSize),
+      page_words_(head_words_ * shape.num_kv_heads),
+      layer_words_(page_words_ * shape.num_pages),
+      kv_(shape.windows.size() * static_cast<size_t>(layer_words_)),
+      scratch_(static_cast<size_t>(threads)),
+      turns_(static_cast<size_t>(threads)) {
+    for (int stage = 0; stage < kStages; ++stage) deals_.emplace_back(threads);
+    for (auto& scratch : scratch_) {
+        scratch.scores.resize(kMaxQueries * kBlockPositions);
+        scratch.weights.resize(kMaxQueries * kBlockPositions);
+        scratch.states.resize(2 * kMaxQueries * static_cast<size_t>(kStateHeader + head_stride_));
+    }
+}
+
+void Model::run(const Batch& batch, float* logits) {
+    if (batch.num_rows == 0) return;
+    batch_ = batch;
+    logits_ = logits;
+    reserve(std::max(batch.num_rows, batch.num_logits));
+    plan(batch);
+    pool_.run([](void* model, int thread) { static_cast<Model*>(model)->step(thread); }, this);
+}
+
+void Model::copy_pages(const int32_t* source, const int32_t* target, int count) {
+    const size_t bytes = static_cast<size_t>(page_words_) * sizeof(uint32_t);
+    std::vector<uint32_t> read(static_cast<size_t>(count) * static_cast<size_t>(page_words_));
+    for (size_t layer = 0; layer < layers.size(); ++layer) {
+        uint32_t* pages = kv_.data() + static_cast<ptrdiff_t>(layer) * layer_words_;
+        for (int i = 0; i < count; ++i) std::memcpy(read.data() + i * page_words_, pages + source[i] * page_words_, bytes);
+        for (int i = 0; i < count; ++i) std::memcpy(pages + target[i] * page_words_, read.data() + i * page_words_, bytes);
+    }
+}
+
+void Model::reserve(int rows) {
+    if (rows <= capacity_) return;
+    capacity_ = round_up(rows, 64);
+    const auto sized = [&](int stride) { return static_cast<size_t>(capacity_) * static_cast<size_t>(stride); };
+    hidden_ = Memory<float>(sized(hidden_stride_));
+    projected_ = Memory<float>(sized(qkv_stride_));
+    input_ = Memory<uint32_t>(sized(input_words_));
+    queries_ = Memory<uint32_t>(sized(query_words_));
+    mlp_ = Memory<uint32_t>(sized(mlp_words_));
+}
+
+void Model::step(int thread) {
+    const auto* source = static_cast<const char*>(embedding);
+    const size_t row_bytes = static_cast<size_t>(shape_.hidden_size) * (embedding_format == Format::f32 ? 4 : 2);
+    // A thread embeds the rows that it will normalize: no barrier in between.
+    each_row(batch_.num_rows, thread, [&](int row) {
+        kernels_.embed(source + static_cast<size_t>(batch_.tokens[row]) * row_bytes, embedding_format,
+                       shape_.hidden_size, hidden_stride_, hidden_.data() + static_cast<ptrdiff_t>(row) * hidden_stride_);
+    });
+    for (int index = 0; index < static_cast<int>(layers.size()); ++index) layer(index, thread);
+    if (batch_.num_logits == 0) return;
+    normalize_rows(final_norm, batch_.logit_rows, batch_.num_logits, thread);
+    multiply(head, input_.data(), batch_.num_logits, Epilogue::store, logits_, shape_.vocab_size, thread,
+             shape_.vocab_size);
+}
+
+void Model::layer(int index, int thread) {
+    const Layer& layer = layers[static_cast<size_t>(index)];
+    const int rows = batch_.num_rows;
+    normalize_rows(layer.input_norm, nullptr, rows, thread);
+    multiply(layer.qkv, input_.data(), rows, Epilogue::store, projected_.data(), qkv_stride_, thread, qkv_stride_);
+    each_row(rows, thread, [&](int row) {
+        const ptrdiff_t position = batch_.positions[row];
+        const int32_t* pages = batch_.page_tables + static_cast<ptrdiff_t>(sequences_[row]) * batch_.table_width;
+        RotateTask task{};
+        task.format = shape_.format;
+        task.num_heads = shape_.num_heads;
+        task.num_kv_heads = shape_.num_kv_heads;
+        task.head_dim = shape_.head_dim;
+        task.padded_dim = head_stride_;
+        task.projected = projected_.data() + static_cast<ptrdiff_t>(row) * qkv_stride_;
+        task.q_gain = layer.q_norm.empty() ? nullptr : layer.q_norm.data();
+        task.k_gain = layer.k_norm.empty() ? nullptr : layer.k_norm.data();
+        task.eps = shape_.norm_eps;
+        task.cos = cosines.data() + position * head_stride_;
+        task.sin = sines.data() + position * head_stride_;
+        task.scale = 1.0f / std::sqrt(static_cast<float>(shape_.head_dim));
+        task.queries = queries_.data() + static_cast<ptrdiff_t>(row) * query_words_;
+        task.page = kv_.data() + index * layer_words_ + pages[position / kPageSize] * page_words_;
+        task.slot = static_cast<int>(position % kPageSize);
+        kernels_.rotate(task);
+    });
+    pool_.barrier();
+    attention(index, thread);
+    multiply(layer.output, queries_.data(), rows, Epilogue::add, hidden_.data(), hidden_stride_, thread, hidden_stride_);
+    normalize_rows(layer.post_norm, nullptr, rows, thread);
+    multiply(layer.gate_up, input_.data(), rows, Epilogue::silu_mul, mlp_.data(), mlp_words_, thread, 0);
+    multiply(layer.down, mlp_.data(), rows, Epilogue::add, hidden_.data(), hidden_stride_, thread, hidden_stride_);
+}
+
+// Rows `rows` of the residual stream (all, if null) as activations 0, 1, ... of the next product.
+void Model::normalize_rows(const std::vector<float>& gain, const int32_t* rows, int count, int thread) {
+    each_row(count, thread, [&](int row) {
+        const ptrdiff_t from = rows ? rows[row] : row;
+        kernels_.normalize({hidden_.data() + from * hidden_stride_, gain.data(), shape_.hidden_size,
+                            round_up(shape_.hidden_size, kLanes), shape_.norm_eps, shape_.format,
+                            input_.data() + static_cast<ptrdiff_t>(row) * input_words_});
+    });
+    pool_.barrier();
+}
+
+void Model::multiply(const Weights& weights, const uint32_t* input, int rows, Epilogue epilogue, void* result,
+                     int stride, int thread, int columns) {
+    const Linear& linear = weights.linear;
+    const bool packed = epilogue == Epilogue::silu_mul;
+    const LinearTask task{&linear, input, linear.words, epilogue, packed ? nullptr : static_cast<float*>(result),
+                          packed ? static_cast<uint32_t*>(result) : nullptr, stride, columns};
+    const int blocks = linear.outputs / kBlockOutputs, wanted = 2 * pool_.size();
+    int parts = (rows + kRowsPerItem - 1) / kRowsPerItem;
+    if (blocks * parts < wanted) parts = std::clamp((wanted + blocks - 1) / blocks, parts, (rows + 5) / 6);
+    next_stage(thread).take(thread, blocks * parts, [&](int item) {
+        const int part = item % parts;
+        kernels_.linear(task, item / parts, rows * part / parts, rows * (part + 1) / parts);
+    });
+    pool_.barrier();
+}
+
+void Model::attention(int index, int thread) {
+    Scratch& scratch = scratch_[static_cast<size_t>(thread)];
+    AttendTask task{};
+    task.format = shape_.format;
+    task.queries_per_head = group_;
+    task.padded_dim = head_stride_;
+    task.kv = kv_.data() + index * layer_words_;
+    task.page_stride = page_words_;
+    task.head_stride = head_words_;
+    task.window = shape_.windows[static_cast<size_t>(index)];
+    task.queries = queries_.data();
+    task.query_stride = query_words_;
+    task.out = queries_.data();  // a query is read for the last time before its output is written
+    task.positions = batch_.positions;
+    task.sequences = sequences_.data();
+    task.page_tables = batch_.page_tables;
+    task.table_width = batch_.table_width;
+    task.scores = scratch.scores.data();
+    task.weights = scratch.weights.data();
+    const int heads = shape_.num_kv_heads;
+    const auto aim = [&](int tile, int head) {
+        task.rows = order_.data() + tiles_[static_cast<size_t>(tile)].begin;
+        task.num_rows = tiles_[static_cast<size_t>(tile)].count;
+        task.common_pages = tiles_[static_cast<size_t>(tile)].common_pages;
+        task.kv_head = head;
+    };
+    const int tiles = static_cast<int>(tiles_.size());
+    Deal& deal = next_stage(thread);
+    if (!split_blocks_) {
+        deal.take(thread, tiles * heads, [&](int item) {
+            aim(item / heads, item % heads);
+            attend_tile(task, tiles_[static_cast<size_t>(item / heads)], thread);
+        });
+    } else {
+        const int most = std::max_element(tiles_.begin(), tiles_.end(), [](const Tile& a, const Tile& b) {
+                             return a.blocks < b.blocks;
+                         })->blocks;
+        deal.take(thread, tiles * heads * most, [&](int item) {
+            const int pair = item / most, block = item % most;
+            const Tile& tile = tiles_[static_cast<size_t>(pair / heads)];
+            if (block >= tile.blocks) return;
+            aim(pair / heads, pair % heads);
+            const ptrdiff_t size = ptrdiff_t{tile.count} * group_ * (kStateHeader + head_stride_);
+            float* states = partial_.data() + tile.first_state + (pair % heads) * tile.blocks * size;
+            kernels_.attend_block(task, block, states + block * size);
+            // Whoever does the last block joins them all, in the order of blocks.
+            if (pending_[static_cast<size_t>(pair)].fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+            pending_[static_cast<size_t>(pair)].store(tile.blocks, std::memory_order_relaxed);
+            for (int i = 1; i < tile.blocks; ++i) kernels_.fold(task, states, states + i * size);
+            kernels_.finish(task, states);
+        });
+    }
+    pool_.barrier();
+}
+
+void Model::attend_tile(const AttendTask& task, const Tile& tile, int thread) {
+    float* states = scratch_[static_cast<size_t>(thread)].states.data();
+    float* more = states + ptrdiff_t{kMaxQueries} * (kStateHeader + head_stride_);
+    kernels_.attend_block(task, 0, states);
+    for (int block = 1; block < tile.blocks; ++block) {
+        kernels_.attend_block(task, block, more);
+        kernels_.fold(task, states, more);
+    }
+    kernels_.finish(task, states);
+}
+
+Deal& Model::next_stage(int thread) {
+    const int stage = turns_[static_cast<size_t>(thread)].stage++ % kStages;
+    if (thread == 0) deals_[static_cast<size_t>((stage + 1) % kStages)].reset();
+    turns_[static_cast<size_t>(thread)].stage %= kStages;
+    return deals_[static_cast<size_t>(stage)];
+}
+
+template <class Function>
+void Model::each_row(int rows, int thread, Function function) {
+    const int threads = pool_.size();
+    const int end = static_cast<int>(static_cast<int64_t>(rows) * (thread + 1) / threads);
+    for (int row = static_cast<int>(static_cast<int64_t>(rows) * thread / threads); row < end; ++row) function(row);
+}
+
+}  // namespace outthink

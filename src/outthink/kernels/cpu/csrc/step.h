@@ -1,0 +1,121 @@
+// A model in packed form with its paged KV memory, and the computation of one step over it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "memory.h"
+#include "pool.h"
+
+namespace outthink {
+
+struct Shape {
+    int vocab_size, hidden_size, intermediate_size, num_heads, num_kv_heads, head_dim, max_positions, num_pages;
+    float norm_eps;
+    Format format;  // of weights, activations and KV
+    std::vector<int> windows;  // by layer; 0: none
+};
+
+struct Weights {
+    Linear linear;
+    Memory<uint32_t> tiles;
+    std::vector<float> bias;
+};
+
+struct Layer {
+    Weights qkv, output, gate_up, down;
+    std::vector<float> input_norm, post_norm, q_norm, k_norm;
+};
+
+// See outthink.kernels.step.StepBatch. Arrays are borrowed for the length of a step.
+struct Batch {
+    int num_rows, num_sequences, table_width, num_logits;
+    const int32_t *tokens, *positions, *query_starts, *context_lengths, *page_tables, *logit_rows;
+};
+
+// Describes the first thing wrong with a batch; empty if it may be computed.
+std::string find_fault(const Batch& batch, const Shape& shape);
+
+class Model {
+   public:
+    Model(const Shape& shape, const Kernels& kernels, int threads);
+
+    const Shape& shape() const { return shape_; }
+    const Kernels& kernels() const { return kernels_; }
+    int threads() const { return pool_.size(); }
+    // Sizes after padding; pads are zero everywhere.
+    int hidden_stride() const { return hidden_stride_; }
+    int head_stride() const { return head_stride_; }
+    int mlp_stride() const { return mlp_stride_; }
+
+    std::vector<Layer> layers;
+    Weights head;
+    std::vector<float> final_norm;
+    std::vector<float> cosines, sines;  // [max_positions, head_stride], see RotateTask
+    const void* embedding = nullptr;    // [vocab_size, hidden_size], borrowed
+    Format embedding_format = Format::f32;
+
+    // Writes logits [num_logits, vocab_size]. The batch must be without fault.
+    void run(const Batch& batch, float* logits);
+    void copy_pages(const int32_t* source, const int32_t* target, int count);
+
+   private:
+    // Consecutive rows of order_ that attend together.
+    struct Tile {
+        int begin, count, common_pages, blocks;
+        ptrdiff_t first_state;
+    };
+    struct Scratch {
+        std::vector<float> scores, states;
+        std::vector<uint32_t> weights;
+    };
+
+    void plan(const Batch& batch);
+    void order_rows(const Batch& batch);
+    void reserve(int rows);
+    void reserve_blocks(int tiles);
+    void step(int thread);
+    void layer(int index, int thread);
+    void attention(int index, int thread);
+    void attend_tile(const AttendTask& task, const Tile& tile, int thread);
+    void multiply(const Weights& weights, const uint32_t* input, int rows, Epilogue epilogue, void* result,
+                  int stride, int thread, int columns);
+    void normalize_rows(const std::vector<float>& gain, const int32_t* rows, int count, int thread);
+    Deal& next_stage(int thread);
+    template <class Function>
+    void each_row(int rows, int thread, Function function);
+
+    const Shape shape_;
+    const Kernels& kernels_;
+    Pool pool_;
+    int group_;  // query heads of a kv head
+    int hidden_stride_, head_stride_, mlp_stride_, qkv_stride_;
+    int input_words_, mlp_words_, query_words_;  // of a row of activations
+    ptrdiff_t head_words_, page_words_, layer_words_;
+    Memory<uint32_t> kv_;
+
+    // Of the step that is running.
+    Batch batch_{};
+    float* logits_ = nullptr;
+    std::vector<int32_t> sequences_, order_, sorted_, shared_;
+    std::vector<Tile> tiles_;
+    bool split_blocks_ = false;
+    std::unique_ptr<std::atomic<int>[]> pending_;  // blocks to do, by tile and kv head
+    size_t num_pending_ = 0;
+    // Activations by row; grown as needed.
+    int capacity_ = 0;
+    Memory<float> hidden_, projected_, partial_;
+    Memory<uint32_t> input_, queries_, mlp_;
+    std::vector<Scratch> scratch_;
+    // Three stages' counters in turn: one in use, one that slow threads may still look at, one being reset.
+    std::vector<Deal> deals_;
+    struct alignas(64) Turn {
+        int stage = 0;
+    };
+    std::vector<Turn> turns_;
+};
+
+}  // namespace outthink
