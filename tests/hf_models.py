@@ -33,6 +33,7 @@ _BASE: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
+    "rms_norm_eps": 0.01,  # large enough to matter
 }
 _VARIANTS: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama", "num_key_value_heads": 4},

@@ -307,6 +307,11 @@ def test_unknown_options(options: dict[str, str], message: str, directory: Path)
         load_model(directory, **options)
 
 
+def test_everything_moves_to_another_device(directory: Path) -> None:
+    model = load_model(directory, device="meta").model  # a device that every machine has
+    assert {tensor.device.type for tensor in [*model.parameters(), *model.buffers()]} == {"meta"}
+
+
 def test_cuda_where_there_is_none(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="no CUDA device"):

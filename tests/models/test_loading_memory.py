@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hf_models import make_hf_model
 from safetensors.torch import save_file
 
+from hf_models import make_hf_model
 from outthink.models.checkpoint import read_config
 from outthink.models.transformer import Transformer
 

@@ -112,6 +112,68 @@ def test_the_original_length_beside_the_rope_parameters_goes_first() -> None:
     assert torch.equal(inverse_frequencies(ours.rope, 64), ROPE_INIT_FUNCTIONS["yarn"](theirs)[0])
 
 
+# What well-known checkpoints on the hub say (only keys that matter here), and the shape that they have.
+PUBLISHED = {
+    "Llama-2-7b": (
+        {"model_type": "llama", "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 11008}
+        | {"max_position_embeddings": 4096, "num_attention_heads": 32, "num_hidden_layers": 32, "vocab_size": 32000}
+        | {"num_key_value_heads": 32, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": None}
+        | {"tie_word_embeddings": False, "torch_dtype": "float16", "bos_token_id": 1, "eos_token_id": 2},
+        {"head_dim": 128, "dtype": "float16", "rope": RopeConfig()},
+    ),
+    "Llama-3.2-1B-Instruct": (
+        {"model_type": "llama", "attention_bias": False, "mlp_bias": False, "head_dim": 64, "hidden_size": 2048}
+        | {"intermediate_size": 8192, "max_position_embeddings": 131072, "num_attention_heads": 32}
+        | {"num_hidden_layers": 16, "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 500000.0}
+        | {"eos_token_id": [128001, 128008, 128009], "vocab_size": 128256, "tie_word_embeddings": True}
+        | {
+            "rope_scaling": {
+                "factor": 32.0,
+                "high_freq_factor": 4.0,
+                "low_freq_factor": 1.0,
+                "original_max_position_embeddings": 8192,
+                "rope_type": "llama3",
+            }
+        }
+        | {"torch_dtype": "bfloat16", "hidden_act": "silu", "bos_token_id": 128000, "use_cache": True},
+        {
+            "head_dim": 64,
+            "eos_token_ids": (128001, 128008, 128009),
+            "rope": RopeConfig("llama3", 500000.0, 32.0, 8192, low_freq_factor=1.0, high_freq_factor=4.0),
+        },
+    ),
+    "Qwen2.5-0.5B-Instruct": (
+        {"model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "max_position_embeddings": 32768}
+        | {"max_window_layers": 21, "num_attention_heads": 14, "num_hidden_layers": 24, "num_key_value_heads": 2}
+        | {"rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "sliding_window": 32768, "use_sliding_window": False}
+        | {"tie_word_embeddings": True, "vocab_size": 151936, "hidden_act": "silu", "torch_dtype": "bfloat16"},
+        {"head_dim": 64, "attention_bias": True, "output_bias": False, "sliding_windows": (None,) * 24},
+    ),
+    "Qwen3-0.6B": (
+        {"model_type": "qwen3", "attention_bias": False, "head_dim": 128, "hidden_size": 1024, "hidden_act": "silu"}
+        | {"intermediate_size": 3072, "max_position_embeddings": 40960, "max_window_layers": 28}
+        | {"num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8, "rope_scaling": None}
+        | {"rms_norm_eps": 1e-06, "rope_theta": 1000000, "sliding_window": None, "use_sliding_window": False}
+        | {"tie_word_embeddings": True, "vocab_size": 151936, "torch_dtype": "bfloat16"},
+        {"head_dim": 128, "qk_norm": True, "rope": RopeConfig(theta=1e6), "max_positions": 40960},
+    ),
+    "Mistral-7B-v0.1": (
+        {"model_type": "mistral", "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 14336}
+        | {"max_position_embeddings": 32768, "num_attention_heads": 32, "num_hidden_layers": 32}
+        | {"num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "sliding_window": 4096}
+        | {"tie_word_embeddings": False, "torch_dtype": "bfloat16", "vocab_size": 32000},
+        {"head_dim": 128, "num_kv_heads": 8, "sliding_windows": (4096,) * 32, "dtype": "bfloat16"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configs(name: str) -> None:
+    raw, expected = PUBLISHED[name]
+    config = ModelConfig.from_dict(raw, name)
+    assert {key: getattr(config, key) for key in expected} == expected
+
+
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}
 
 
@@ -123,6 +185,7 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}
         ({"hidden_size": None}, "'hidden_size' is missing"),
         ({"hidden_size": "64"}, "'hidden_size' is '64'"),
         ({"vocab_size": 0}, "'vocab_size' is 0"),
+        ({"num_hidden_layers": 10**9}, "'num_hidden_layers' is 1000000000; expected at most"),
         ({"num_hidden_layers": True}, "'num_hidden_layers' is True"),
         ({"rms_norm_eps": -1e-6}, "'rms_norm_eps' is -1e-06"),
         ({"tie_word_embeddings": 1}, "'tie_word_embeddings' is 1"),
@@ -133,6 +196,7 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"quantization_config": {"bits": 4}}, "'quantization_config' is not supported"),
         ({"partial_rotary_factor": 0.5}, "'partial_rotary_factor' is not supported"),
+        ({"rope_interleaved": True}, "'rope_interleaved' is not supported"),
         ({"dtype": "float8_e4m3fn"}, "dtype 'float8_e4m3fn'"),
         ({"sliding_window": 8}, "'sliding_window' is 8"),
         ({"layer_types": ["full_attention"]}, "'layer_types' must list 4 layers"),

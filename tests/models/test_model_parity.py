@@ -132,3 +132,17 @@ def test_packing_without_segments_is_noticed(tmp_path: Path) -> None:
     leaky = model(tokens, positions, dense_attend(1, LENGTH))
     alone = model(tokens[75:], torch.arange(75), dense_attend(1, 75))
     assert (leaky[75:] - alone).abs().max() > 10 * TOLERANCE
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_on_a_gpu_equal_those_of_transformers_on_the_cpu(family: str, tmp_path: Path) -> None:
+    hf = make_hf_model(family, tmp_path)
+    loaded = load_model(tmp_path, device="cuda")
+    tokens = tokens_for(loaded.config)
+    positions = torch.arange(LENGTH, device="cuda").repeat(BATCH)
+    attend = dense_attend(BATCH, LENGTH, loaded.config.sliding_windows)
+    with torch.no_grad():
+        hidden = loaded.model(tokens.flatten().cuda(), positions, attend)
+        ours = loaded.model.logits(hidden).view(BATCH, LENGTH, -1).cpu()
+        assert (hf(tokens).logits - ours).abs().max().item() <= TOLERANCE

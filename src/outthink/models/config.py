@@ -20,9 +20,21 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "per_layer_config": (None, {}),
     "is_encoder_decoder": (None, False),
     "add_cross_attention": (None, False),
+    "rope_interleaved": (None, False),
+    "use_mrope": (None, False),
     "attn_logit_softcapping": (None,),
     "final_logit_softcapping": (None,),
 }
+_ORIGINAL = "original_max_position_embeddings"
+_YARN_OPTIONAL = ("attention_factor", "mscale", "mscale_all_dim")
+_ROPE_KEYS = {
+    *("rope_type", "type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"),
+    *("truncate", "partial_rotary_factor", _ORIGINAL),
+    *_YARN_OPTIONAL,
+    "finetuned",  # a remark in old YaRN checkpoints; it changes nothing
+}
+# Far more than any model has, and few enough that a corrupt number does not fill the memory.
+_MAX_LAYERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -101,6 +113,8 @@ class ModelConfig:
         _refuse_unsupported(fields)
         family = FAMILIES[model_type]
         num_layers, num_heads = fields.integer("num_hidden_layers"), fields.integer("num_attention_heads")
+        if num_layers > _MAX_LAYERS:
+            raise fields.error(f"'num_hidden_layers' is {num_layers}; expected at most {_MAX_LAYERS}.")
         hidden_size = fields.integer("hidden_size")
         rope = read_rope(fields, fields.integer("max_position_embeddings", family.max_positions))
         bos = fields.token_ids("bos_token_id", () if family.bos_token_id is None else (family.bos_token_id,))
@@ -160,19 +174,6 @@ def read_rope(fields: Fields, max_positions: int) -> RopeConfig:
         truncate=rope.flag("truncate", True),
         **optional,
     )
-
-
-_ORIGINAL = "original_max_position_embeddings"
-_YARN_OPTIONAL = ("attention_factor", "mscale", "mscale_all_dim")
-# "finetuned" is a remark that old YaRN checkpoints carry; it changes nothing.
-_ROPE_KEYS = {"rope_type", "type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor", "beta_fast"} | {
-    *_YARN_OPTIONAL,
-    _ORIGINAL,
-    "beta_slow",
-    "truncate",
-    "partial_rotary_factor",
-    "finetuned",
-}
 
 
 def _refuse_unsupported(fields: Fields) -> None:
