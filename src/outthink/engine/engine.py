@@ -79,7 +79,7 @@ class Engine:
 
     def step(self) -> bool:
         """Take what was asked, schedule, run, sample, settle. Returns whether anything was done."""
-        busy = self.step_inbox()
+        busy = self.step_inbox() or bool(self._ready)
         self._cut_spent()
         slices = self.scheduler.schedule()
         self.stats.steps += bool(slices)

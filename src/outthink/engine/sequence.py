@@ -39,6 +39,13 @@ class Sequence:
     generation: Generation | None = None
     scoring: Score | None = None
 
+    @property
+    def reusable(self) -> int:
+        """How many leading positions may be found in the cache: those after them must yield logits."""
+        if self.scoring is not None:
+            return len(self.scoring.parent.tokens) + len(self.scoring.log_probs) - 1
+        return len(self.tokens) - 1
+
 
 @dataclass(eq=False)
 class Task:

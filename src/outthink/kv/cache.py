@@ -59,23 +59,28 @@ class PagedCache:
         self._evictable: list[tuple[int, int, _Node]] = []
         self._tick = 0
 
-    def lease(self, tokens: Sequence[int], namespace: str = "") -> Lease:
-        """A lease on the longest cached prefix of ``tokens``, in whole pages, that leaves at least one to compute.
+    def lease(self, tokens: Sequence[int], namespace: str = "", most: int | None = None) -> Lease:
+        """A lease on the longest cached prefix of ``tokens``, in whole pages and of at most ``most`` positions.
 
-        Only prefixes computed under the same ``namespace`` are found.
+        By default it leaves at least one position to compute. Only prefixes computed under the same ``namespace`` are
+        found.
         """
         root = self._roots.get(namespace)
         if root is None:
             root = self._roots[namespace] = _Node(None, (), -1)
         root.refs += 1
         lease = Lease(root, [], 0)
-        self.advance(lease, tokens)
+        self.advance(lease, tokens, most)
         return lease
 
-    def advance(self, lease: Lease, tokens: Sequence[int]) -> int:
-        """Move a lease that rests on a page boundary along the tree as far as it goes; positions won."""
+    def advance(self, lease: Lease, tokens: Sequence[int], most: int | None = None) -> int:
+        """Move a lease that rests on a page boundary along the tree as far as it goes; positions won.
+
+        It comes to hold at most ``most`` positions; by default all of ``tokens`` but the last.
+        """
         size, start = self.page_size, lease.length
-        while lease.length == lease.node.depth * size and lease.length + size < len(tokens):
+        most = len(tokens) - 1 if most is None else most
+        while lease.length == lease.node.depth * size and lease.length + size <= most:
             child = lease.node.children.get(tuple(tokens[lease.length : lease.length + size]))
             if child is None:
                 break

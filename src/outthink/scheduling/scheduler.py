@@ -18,12 +18,18 @@ from outthink.kv.cache import Copy, Lease, PagedCache
 
 
 class Schedulable(Protocol):
-    """What the scheduler knows of a sequence: its ``tokens``, its hold on pages (None where it has none), its age."""
+    """What the scheduler knows of a sequence: its ``tokens``, its hold on pages (None where it has none), its age.
+
+    ``reusable``: how many leading positions may come from the cache; the logits of those after it are wanted.
+    """
 
     tokens: list[int]
     lease: Lease | None
     namespace: str
     arrival: int
+
+    @property
+    def reusable(self) -> int: ...
 
 
 S = TypeVar("S", bound=Schedulable)
@@ -88,7 +94,7 @@ class Scheduler(Generic[S]):
             sequence = self.waiting[0]
             if self.num_preemptions > preemptions:
                 break  # what was just sent back must not push others out again in the same step
-            sequence.lease = self.cache.lease(sequence.tokens, sequence.namespace)
+            sequence.lease = self.cache.lease(sequence.tokens, sequence.namespace, sequence.reusable)
             granted = self._grant(sequence, room, slices, filling, preempt=False)
             if not granted and self._blocked(sequence, filling):
                 self._release(sequence)
@@ -121,7 +127,7 @@ class Scheduler(Generic[S]):
         """Give ``sequence`` a slice of at most ``room`` positions; how many it got."""
         lease = sequence.lease
         assert lease is not None
-        self.cache.advance(lease, sequence.tokens)
+        self.cache.advance(lease, sequence.tokens, sequence.reusable)
         key = self._page_ahead(sequence)
         count = min(room, pending(sequence))
         if count <= 0 or (key is not None and key in filling):
