@@ -89,7 +89,9 @@ class Outcomes:
     tokens: list[float] = field(default_factory=list)
 
 
-async def sample_pool(model: Model, problems: Sequence[Problem], config: ScalingConfig, progress: Progress) -> list[Record]:
+async def sample_pool(
+    model: Model, problems: Sequence[Problem], config: ScalingConfig, progress: Progress
+) -> list[Record]:
     """Draw a greedy line and max(counts) sampled lines for every problem."""
     gate, finished = asyncio.Semaphore(config.concurrency), 0
     chat = model.loaded.tokenizer.chat_template is not None

@@ -170,7 +170,7 @@ class Ledger:
     @property
     def tokens_left(self) -> float:
         """Positions that may still be computed; infinite where nothing limits them."""
-        own = math.inf if self.budget.tokens is None else self.budget.tokens - self._bill.tokens
+        own = math.inf if self.budget.tokens is None else math.floor(self.budget.tokens) - self._bill.tokens
         return max(0.0, own if self._parent is None else min(own, self._parent.tokens_left))
 
     @property

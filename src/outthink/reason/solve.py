@@ -16,7 +16,6 @@ from outthink.core.sampling import Sampling
 from outthink.lm.model import Model, load
 from outthink.lm.protocol import LM
 from outthink.reason import STRATEGIES
-from outthink.tasks import read_problem
 from outthink.tasks.problem import Problem
 from outthink.verify import VERIFIERS, Verifier
 
@@ -28,6 +27,8 @@ def ask(problem: str | Problem | Question, *, chat: bool = True) -> Question:
     """
     if isinstance(problem, Question):
         return problem
+    from outthink.tasks.families import read_problem
+
     known = read_problem(problem) if isinstance(problem, str) else problem
     text = known.prompt if known is not None else str(problem)
     if not text.strip():
@@ -56,8 +57,11 @@ async def think(
     for name in ("n", "width", "max_tokens"):
         if options.get(name) is not None and options[name] < 1:
             raise UserError(f"{name}={options[name]} must be at least 1.")
+    if judge is not None:
+        judge.require(question)
     posterior = await method.run(question, lm, judge, lm.ledger, **options)
-    stopped = "budget" if lm.ledger.exhausted and posterior.stopped == "finished" else posterior.stopped
+    cut = lm.ledger.exhausted or any(thought.finish == "budget" for thought in lm.tree.walk())
+    stopped = "budget" if cut and posterior.stopped == "finished" else posterior.stopped
     return replace(posterior, cost=lm.ledger.bill, tree=lm.tree, method=method.name, stopped=stopped)
 
 

@@ -32,6 +32,8 @@ async def sample_lines(
         launched += width
         longest = max(longest, *(len(line.tokens) for line in wave))
         yield wave
+        if not any(line.tokens for line in wave):
+            return  # what is left does not even buy the prompt
 
 
 def _with_share(until: Until, share: float) -> Until:

@@ -17,13 +17,18 @@ class ExactChecker:
     name = "exact"
     sound = True
 
-    async def score(self, question: Question, branches: Sequence[Branch], ledger: Ledger) -> list[float]:
-        """See `Verifier.score`."""
+    def require(self, question: Question) -> None:
+        """See `Verifier.require`."""
         if question.check is None:
             raise CapabilityError(
                 "The exact verifier cannot check this problem: no task family recognises it. Use the verifier "
                 "'likelihood', or state the problem as one of `outthink tasks` does."
             )
+
+    async def score(self, question: Question, branches: Sequence[Branch], ledger: Ledger) -> list[float]:
+        """See `Verifier.score`."""
+        self.require(question)
+        assert question.check is not None
         ledger.charge(verifier_calls=len(branches))
         return [0.0 if (a := question.answer_of(b)) is not None and question.check(a) else -math.inf for b in branches]
 

@@ -19,6 +19,9 @@ class Likelihood:
     name = "likelihood"
     sound = False
 
+    def require(self, question: Question) -> None:
+        """Any question will do."""
+
     async def score(self, question: Question, branches: Sequence[Branch], ledger: Ledger) -> list[float]:
         """See `Verifier.score`."""
         ledger.charge(verifier_calls=len(branches))

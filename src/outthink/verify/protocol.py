@@ -19,11 +19,12 @@ class Verifier(Protocol):
     name: str
     sound: bool
 
-    async def score(self, question: Question, branches: Sequence[Branch], ledger: Ledger) -> list[float]:
-        """A log-weight (nats) for each branch: larger is better, -inf rules it out. Charges ``ledger`` for each.
+    def require(self, question: Question) -> None:
+        """Raise CapabilityError where the question is not one that it can judge. Asked before anything is spent."""
+        ...
 
-        Raises CapabilityError where the question is not one that it can judge.
-        """
+    async def score(self, question: Question, branches: Sequence[Branch], ledger: Ledger) -> list[float]:
+        """A log-weight (nats) for each branch: larger is better, -inf rules it out. Charges ``ledger`` for each."""
         ...
 
     def accepts(self, score: float) -> bool:
