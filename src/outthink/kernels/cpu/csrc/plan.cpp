@@ -108,14 +108,15 @@ std::string find_fault(const Batch& batch, const Shape& shape) {
     }
     for (int s = 0; s < batch.num_sequences; ++s) {
         if (starts[s] == starts[s + 1]) continue;
-        const int length = batch.context_lengths[s], first = length - (starts[s + 1] - starts[s]);
+        const int length = batch.context_lengths[s];
+        const int64_t first = int64_t{length} - (starts[s + 1] - starts[s]);
         const int64_t room = std::min<int64_t>(shape.max_positions, int64_t{batch.table_width} * kPageSize);
         if (length > room) {
             return fault("context length %d of sequence %d exceeds its %lld positions.", length, s,
                          static_cast<long long>(room));
         }
         for (int row = starts[s]; row < starts[s + 1]; ++row) {
-            const int expected = first + row - starts[s];
+            const int64_t expected = first + row - starts[s];
             if (expected < 0 || batch.positions[row] != expected) {
                 return fault("position %d in row %d does not agree with context length %d of sequence %d.",
                              batch.positions[row], row, length, s);
