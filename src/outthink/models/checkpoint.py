@@ -19,8 +19,8 @@ from outthink.models.safetensors_files import FLOATS, StoredTensor, find_tensors
 from outthink.models.tokenizer import Tokenizer
 from outthink.models.transformer import Transformer
 
-# Buffers that old versions of transformers saved; they are computed from the config.
-_HARMLESS = re.compile(r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq|model\.rotary_emb\.inv_freq")
+# Tensors that nothing is computed from: buffers that old versions of transformers saved, and the head of a tied model.
+_HARMLESS = re.compile(r"(model\.)?(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq|lm_head\.weight")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def check_tensors(directory: Path, model: Transformer, config: ModelConfig) -> d
             raise CheckpointError(f"{directory}: the tensor '{name}' of shape {list(shape)} is missing.")
         _check_tensor(name, found[name], shape)
     for name in sorted(found.keys() - expected.keys()):
-        if not (_HARMLESS.fullmatch(name) or (config.tie_embeddings and name == "lm_head.weight")):
+        if not _HARMLESS.fullmatch(name):
             raise CheckpointError(
                 f"{found[name].file}: the tensor '{name}' does not belong to a {config.model_type} model of this "
                 "config; loading the rest would compute something else."
