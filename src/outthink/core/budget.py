@@ -203,6 +203,11 @@ class Ledger:
         return own if self._parent is None else max(own, self._parent.fraction_spent)
 
     @property
+    def line(self) -> list[Ledger]:
+        """This ledger, the one that it is a slice of, and so on up to the whole."""
+        return [self] if self._parent is None else [self, *self._parent.line]
+
+    @property
     def limited(self) -> bool:
         """Whether this ledger or a parent limits anything."""
         return self.budget != Budget() or (self._parent is not None and self._parent.limited)

@@ -7,17 +7,16 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Tokens
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from outthink.core.budget import Ledger
 from outthink.core.errors import PromptError
+from outthink.engine.billing import Costs, Purse, Stats, bill
 from outthink.engine.pack import pack, page_copies
 from outthink.engine.sampler import Row, log_softmax, sample
 from outthink.engine.sequence import Extend, Generation, Score, Sequence, Task
@@ -36,24 +35,6 @@ class Vocabulary(Protocol):
     def token_bytes(self, token_id: int) -> bytes: ...
 
     def is_special(self, token_id: int) -> bool: ...
-
-
-@dataclass(frozen=True)
-class Costs:
-    """FLOPs of computing ``count`` positions from ``start`` on, and of one row of logits."""
-
-    positions: Callable[[int, int], int]
-    head: int
-
-
-@dataclass
-class Stats:
-    """Counters since the engine was made."""
-
-    steps: int = 0
-    positions: int = 0
-    recomputed: int = 0
-    drawn: int = 0
 
 
 class Engine:
@@ -81,14 +62,14 @@ class Engine:
         """Take what was asked, schedule, run, sample, settle. Returns whether anything was done."""
         busy = self.step_inbox() or bool(self._ready)
         self._cut_spent()
-        slices = self.scheduler.schedule()
+        slices = self.scheduler.schedule(Purse().allow)
         self.stats.steps += bool(slices)
         if slices:
             batch, first_rows = pack(slices)
             if (copies := page_copies(slices)) is not None:
                 self.backend.copy_pages(*copies)
             logits = self.backend.run(batch)
-            self._bill(slices)
+            bill(slices, self.costs, self.stats)
             self.scheduler.commit(slices)
             draws = self._settle_slices(slices, logits, first_rows)
         else:
@@ -120,7 +101,7 @@ class Engine:
     def open_child(self, parent: Sequence, tokens: Tokens[int]) -> Sequence:
         """A child with given tokens after its parent's. Nothing is computed before it is extended or scored."""
         lease = None if parent.lease is None else self.cache.fork(parent.lease)
-        child = Sequence([*parent.tokens, *tokens], next(self._arrivals), parent.namespace, lease)
+        child = Sequence([*parent.tokens, *tokens], next(self._arrivals), parent.namespace, lease, parent)
         child.billed, child.reached, child.handles = parent.billed, parent.reached, 1
         self.scheduler.rest(child)
         return child
@@ -189,15 +170,21 @@ class Engine:
     def _cut_spent(self) -> None:
         """Cut the tasks whose ledger is exhausted or cannot pay for what must be computed before their first token."""
         spent = {ledger: ledger.exhausted for ledger in {task.ledger for task in self._tasks}}
+        purse = Purse()
         for task in list(self._tasks):
-            if spent[task.ledger] or (task in task.parent.tasks and self._price(task) > task.ledger.tokens_left):
+            if spent[task.ledger] or (
+                task in task.parent.tasks and purse.take(task.ledger, price := self._price(task)) < price
+            ):
                 self._cut(task, "budget")
 
     def _price(self, task: Task) -> int:
-        """Tokens that a task must be able to pay before its first draw: its parent's unbilled positions, and one."""
+        """Tokens that a task must be able to pay before its first draw: one, and its parent's unbilled positions if it
+        is the one to pay for them."""
         parent = task.parent
+        if parent.tasks[0] is not task:
+            return 1
         known = parent.lease.length if parent.lease else self.cache.peek(parent.tokens, parent.namespace)
-        return len(parent.tokens) - max(parent.billed, known) + 1
+        return len(parent.tokens) - max(parent.progress[0], known) + 1
 
     def _cut(self, task: Task, reason: str) -> None:
         """End a task with what it has so far."""
@@ -213,27 +200,6 @@ class Engine:
             if task.sequence is not None:
                 self.close(task.sequence)
             task.done(task.log_probs)
-
-    def _bill(self, slices: Iterable[Slice[Sequence]]) -> None:
-        """Charge the positions of a step: each once, to whom it was computed for."""
-        flops, prefilled = Counter[Ledger](), Counter[Ledger]()
-        for piece in slices:
-            sequence, end = piece.sequence, piece.start + piece.count
-            payer = _payer(sequence)
-            first_time = max(0, end - max(piece.start, sequence.reached))
-            unbilled = max(0, end - max(piece.start, sequence.billed))
-            self.stats.positions += piece.count
-            self.stats.recomputed += piece.count - first_time
-            if first_time:
-                heads = first_time if sequence.scoring is not None else int(end == len(sequence.tokens))
-                flops[payer.ledger] += self.costs.positions(end - first_time, first_time) + heads * self.costs.head
-                sequence.reached = end
-            if unbilled:
-                prefilled[payer.ledger] += unbilled
-                payer.billed += unbilled
-                sequence.billed = end
-        for ledger in {**flops, **prefilled}:
-            ledger.charge(prefilled=prefilled[ledger], flops=flops[ledger])
 
     def _settle_slices(
         self, slices: Iterable[Slice[Sequence]], logits: NDArray[np.float32], first_rows: list[int]
@@ -262,8 +228,8 @@ class Engine:
                 continue
             logits = task.parent.tail_logits
             assert logits is not None  # kept for as long as the parent is open
-            task.ledger.charge(cached=task.unpaid_prompt - task.billed if task.unpaid_prompt else 0)
-            task.unpaid_prompt = 0
+            task.ledger.charge(cached=task.prompt.unpaid)  # what others computed
+            task.prompt.unpaid = 0
             if isinstance(task, Extend):
                 draws += [(self._new_child(task), logits) for _ in task.keys]
             else:
@@ -272,13 +238,11 @@ class Engine:
 
     def _settle_draws(self, draws: list[tuple[Sequence, NDArray[np.float32]]]) -> None:
         """Draw a token for each sequence that may still pay for one; finish those that stop or may not."""
-        left, affordable = {}, []
+        affordable = []
         for sequence, logits in draws:
             ledger = _generation(sequence).extend.ledger
-            if ledger not in left:
-                left[ledger] = 0.0 if ledger.cancelled or ledger.flops_left <= 0 else ledger.tokens_left
-            if left[ledger] >= 1:
-                left[ledger] -= 1
+            if not ledger.cancelled and ledger.flops_left > 0 and ledger.tokens_left >= 1:
+                ledger.charge(decoded=1)
                 affordable.append((sequence, logits))
             else:
                 self._finish(sequence, "budget")
@@ -286,8 +250,6 @@ class Engine:
             return
         drawn = sample(np.stack([logits for _, logits in affordable]), [_row(sequence) for sequence, _ in affordable])
         self.stats.drawn += len(affordable)
-        for ledger, count in Counter(_generation(s).extend.ledger for s, _ in affordable).items():
-            ledger.charge(decoded=count)
         for i, (sequence, _) in enumerate(affordable):
             generation, token = _generation(sequence), int(drawn.tokens[i])
             sequence.tokens.append(token)
@@ -381,13 +343,6 @@ def _generation(sequence: Sequence) -> Generation:
     return sequence.generation
 
 
-def _payer(sequence: Sequence) -> Task:
-    """Whom the positions of a sequence are computed for: of several waiting tasks, the first."""
-    if sequence.generation is not None and sequence.generation.finish is None:
-        return sequence.generation.extend
-    return sequence.scoring if sequence.scoring is not None else sequence.tasks[0]
-
-
 def _grown(task: Task) -> list[Sequence]:
     if isinstance(task, Extend):
         return list(task.children)
@@ -396,7 +351,7 @@ def _grown(task: Task) -> list[Sequence]:
 
 def _row(sequence: Sequence) -> Row:
     generation = _generation(sequence)
-    sampling, prompt_length = generation.extend.sampling, generation.extend.prompt_length
+    sampling, prompt_length = generation.extend.sampling, generation.extend.prompt.length
     key, tokens = generation.extend.keys[generation.index], sequence.tokens
     if not sampling.needs_history:
         return Row(sampling, key, len(tokens))

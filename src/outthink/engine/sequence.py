@@ -21,8 +21,9 @@ class Sequence:
     """A token prefix in the tree. The KV of its positions may be resident (``lease``) or not; tokens never change
     but for those that its own ``generation`` appends.
 
-    ``billed``: positions already charged to somebody as tokens, and ``reached`` as FLOPs, so that recomputing them
-    charges nobody. ``handles``: how many hold the sequence open; ``root_key``: under what it is shared.
+    ``billed``: leading positions already charged to somebody as tokens, and ``reached`` as FLOPs, so that recomputing
+    them charges nobody; see `progress`. ``parent``: the sequence that this one continues. ``handles``: how many hold
+    the sequence open; ``root_key``: under what it is shared.
     ``tail_logits`` [V]: the model's logits after the last token, kept once computed. ``tasks``: what waits for them.
     """
 
@@ -30,6 +31,7 @@ class Sequence:
     arrival: int
     namespace: str = ""
     lease: Lease | None = None
+    parent: Sequence | None = None
     billed: int = 0
     reached: int = 0
     handles: int = 0
@@ -46,22 +48,46 @@ class Sequence:
             return len(self.scoring.parent.tokens) + len(self.scoring.log_probs) - 1
         return len(self.tokens) - 1
 
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Leading positions charged as tokens and as FLOPs, by this sequence or by another child of an ancestor."""
+        billed = reached = 0
+        sequence: Sequence | None = self
+        while sequence is not None:
+            billed, reached = max(billed, sequence.billed), max(reached, sequence.reached)
+            above = sequence.parent
+            sequence = above if above is not None and min(billed, reached) < len(above.tokens) else None
+        return billed, reached
+
+    def mark(self, end: int) -> None:
+        """Note here and in the ancestors that the positions before ``end`` are charged."""
+        sequence: Sequence | None = self
+        while sequence is not None and min(sequence.billed, sequence.reached) < (top := min(end, len(sequence.tokens))):
+            sequence.billed, sequence.reached = max(sequence.billed, top), max(sequence.reached, top)
+            sequence = sequence.parent
+
+
+@dataclass(eq=False, slots=True)
+class Prompt:
+    """The prompt that a tree of branches grew from: ``length`` positions, ``unpaid`` of which are on no bill yet."""
+
+    length: int
+    unpaid: int
+
 
 @dataclass(eq=False)
 class Task:
     """Work asked of a parent sequence, started once the parent's tail logits are known.
 
     ``done(result)`` is called once, on the stepping thread, unless the task is cancelled; ``failed(error)`` if the
-    engine breaks. ``unpaid_prompt`` counts the prompt positions that this task answers for; ``billed`` those that it
-    paid for as prefilled: the rest were found in the cache.
+    engine breaks. ``prompt`` is shared by the tasks of one tree.
     """
 
     parent: Sequence
     ledger: Ledger
     done: Callable[..., None]
     failed: Callable[[BaseException], None]
-    unpaid_prompt: int = 0
-    billed: int = 0
+    prompt: Prompt
     over: bool = False
 
 
@@ -75,7 +101,6 @@ class Extend(Task):
     keys: Tokens[int] = ()
     until: Until = field(default_factory=Until)
     sampling: Sampling = field(default_factory=Sampling)
-    prompt_length: int = 0
     limit: int = 0
     on_token: Callable[[int, str, int], None] | None = None
     children: list[Sequence] = field(default_factory=list)

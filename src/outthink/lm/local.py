@@ -15,6 +15,7 @@ from outthink.core.sampling import Sampling, Until
 from outthink.core.thought import Thought
 from outthink.engine.engine import Engine, check_prompt
 from outthink.engine.sequence import Extend, Score, Task
+from outthink.engine.sequence import Prompt as EnginePrompt
 from outthink.engine.sequence import Sequence as EngineSequence
 from outthink.engine.thread import EngineThread
 from outthink.lm.branch import BaseBranch
@@ -72,7 +73,7 @@ class LocalLM:
         future: asyncio.Future[EngineSequence] = asyncio.get_running_loop().create_future()
         self._submit(lambda: _resolve(future, self.engine.open_root(tokens, self._namespace)))
         sequence = await future
-        return LocalBranch(self, None, self.tree.child(), mix(0, 0), sequence, len(tokens), unpaid_prompt=len(tokens))
+        return LocalBranch(self, None, self.tree.child(), mix(0, 0), sequence, EnginePrompt(len(tokens), len(tokens)))
 
     def _submit(self, command: Callable[[], None]) -> None:
         self._thread.submit(command)
@@ -88,12 +89,10 @@ class LocalBranch(BaseBranch):
         thought: Thought,
         key: int,
         sequence: EngineSequence,
-        prompt_length: int,
-        unpaid_prompt: int = 0,
+        prompt: EnginePrompt,
     ) -> None:
         super().__init__(parent, thought, key)
-        self._lm, self._sequence = lm, sequence
-        self._prompt_length, self._unpaid_prompt = prompt_length, unpaid_prompt
+        self._lm, self._sequence, self._prompt = lm, sequence, prompt
         self._tasks: set[Task] = set()
 
     async def extend(
@@ -115,11 +114,10 @@ class LocalBranch(BaseBranch):
                 self._lm.ledger,
                 done,
                 failed,
-                unpaid_prompt=self._take_unpaid(),
+                self._prompt,
                 keys=keys,
                 until=until or Until(),
                 sampling=sampling or self._lm.sampling,
-                prompt_length=self._prompt_length,
                 limit=engine.max_positions,
                 on_token=shown,
             )
@@ -134,9 +132,7 @@ class LocalBranch(BaseBranch):
             return []
         self._check_room(tokens)
         return await self._run(
-            lambda done, failed: Score(
-                self._sequence, self._lm.ledger, done, failed, unpaid_prompt=self._take_unpaid(), tokens=tokens
-            )
+            lambda done, failed: Score(self._sequence, self._lm.ledger, done, failed, self._prompt, tokens=tokens)
         )
 
     async def feed(self, text: str | Sequence[int]) -> LocalBranch:
@@ -147,9 +143,7 @@ class LocalBranch(BaseBranch):
         future: asyncio.Future[EngineSequence] = asyncio.get_running_loop().create_future()
         self._lm._submit(lambda: _resolve(future, engine.open_child(self._sequence, tokens)))
         (key,) = self.next_keys(1)
-        child = LocalBranch(
-            self._lm, self, self.thought.child(), key, await future, self._prompt_length, self._take_unpaid()
-        )
+        child = LocalBranch(self._lm, self, self.thought.child(), key, await future, self._prompt)
         child.tokens = tuple(tokens)
         child.text = child.completion = self._lm._tokenizer.decode(tokens)
         child.record()
@@ -196,7 +190,7 @@ class LocalBranch(BaseBranch):
             raise
 
     def _child(self, sequence: EngineSequence, key: int) -> LocalBranch:
-        child = LocalBranch(self._lm, self, self.thought.child(), key, sequence, self._prompt_length)
+        child = LocalBranch(self._lm, self, self.thought.child(), key, sequence, self._prompt)
         generation = sequence.generation
         assert generation is not None
         child.tokens = tuple(sequence.tokens[generation.start :])
@@ -211,10 +205,6 @@ class LocalBranch(BaseBranch):
             child.completion = child.text[: child.text.rindex(generation.stop)]
         child.record()
         return child
-
-    def _take_unpaid(self) -> int:
-        unpaid, self._unpaid_prompt = self._unpaid_prompt, 0
-        return unpaid
 
     def _tokens_of(self, text: str | Sequence[int]) -> list[int]:
         return self._lm._tokenizer.encode(text) if isinstance(text, str) else list(text)

@@ -9,7 +9,7 @@ from their tokens. The oldest sequence is never sent back, so every sequence fin
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
@@ -81,21 +81,25 @@ class Scheduler(Generic[S]):
         self.resting.pop(sequence, None)
         self._release(sequence)
 
-    def schedule(self) -> list[Slice[S]]:
-        """The slices of the next step. Reserves their pages, and may preempt."""
+    def schedule(self, allow: Callable[[S, int, int], int] | None = None) -> list[Slice[S]]:
+        """The slices of the next step. Reserves their pages, and may preempt.
+
+        ``allow(sequence, start, count)``, if given, says how many of these positions may be computed now.
+        """
+        allow = allow or (lambda _sequence, _start, count: count)
         room, slices, filling = self.limits.max_batch_tokens, {}, set()
         preemptions = self.num_preemptions
         for sequence in sorted(self.running, key=lambda s: (pending(s) > 1, s.arrival)):
             if len(slices) == self.limits.max_sequences:
                 break
             if sequence.lease is not None:  # not preempted since the loop began
-                room -= self._grant(sequence, room, slices, filling, preempt=True)
+                room -= self._grant(sequence, room, allow, slices, filling, preempt=True)
         while self.waiting and room > 0 and len(self.running) < self.limits.max_sequences:
             sequence = self.waiting[0]
             if self.num_preemptions > preemptions:
                 break  # what was just sent back must not push others out again in the same step
             sequence.lease = self.cache.lease(sequence.tokens, sequence.namespace, sequence.reusable)
-            granted = self._grant(sequence, room, slices, filling, preempt=False)
+            granted = self._grant(sequence, room, allow, slices, filling, preempt=False)
             if not granted and self._blocked(sequence, filling):
                 self._release(sequence)
                 break
@@ -123,7 +127,16 @@ class Scheduler(Generic[S]):
         assert all(s.lease is not None for s in (*self.running, *self.resting)), "a running sequence holds no pages"
         self.cache.check_integrity(self.leases())
 
-    def _grant(self, sequence: S, room: int, slices: dict[S, Slice[S]], filling: set, *, preempt: bool) -> int:
+    def _grant(
+        self,
+        sequence: S,
+        room: int,
+        allow: Callable[[S, int, int], int],
+        slices: dict[S, Slice[S]],
+        filling: set,
+        *,
+        preempt: bool,
+    ) -> int:
         """Give ``sequence`` a slice of at most ``room`` positions; how many it got."""
         lease = sequence.lease
         assert lease is not None
@@ -132,6 +145,9 @@ class Scheduler(Generic[S]):
         count = min(room, pending(sequence))
         if count <= 0 or (key is not None and key in filling):
             return 0  # another slice of this step computes the very same page: share it in the next step
+        count = allow(sequence, lease.length, count)
+        if count <= 0:
+            return 0
         copies = self._reserve(sequence, count, slices, preempt=preempt)
         if copies is None:
             return 0
