@@ -1,132 +1,164 @@
-"""Integer expressions as trees: read, written, reduced one operation at a time. Nothing is ever evaluated as code."""
+"""Integer expressions with + - * and brackets: reading, display, reductions and a normal form. Nothing is ever eval'ed.
+
+A tree is an int or a triple (operator, left, right).
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-Expression = int | tuple[str, "Expression", "Expression"]
+Tree = int | tuple[str, "Tree", "Tree"]
 
-MAX_LENGTH, MAX_DIGITS, MAX_OPERATIONS = 600, 12, 60
-PRECEDENCE = {"+": 0, "-": 0, "*": 1, "mod": 1}
-WORDS = {"plus": "+", "minus": "-", "times": "*", "modulo": "mod", "x": "*", "×": "*", "−": "-"}
-_TOKEN = re.compile(r"\s*(\d+|mod|[-+*()]|plus|minus|times|modulo|x|×|−)")
+MAX_CHARS, MAX_DIGITS, MAX_OPERATIONS = 2000, 20, 60
+BINDING = {"+": 1, "-": 1, "*": 2}
+_TOKEN = re.compile(r"\s*([0-9]+|[-+*()])")
 
 
-def read_expression(text: str) -> Expression | None:
-    """The tree of ``text``, or None where it is no expression of + - * mod, parentheses and whole numbers."""
-    if len(text) > MAX_LENGTH:
+def parse_tree(text: str) -> Tree | None:
+    """The tree of ``text``, + and - and * from left to right, * first; None where it is no such expression.
+
+    A minus before a number belongs to it; before a bracket it means ``0 - (...)``. Longer texts than MAX_CHARS,
+    numbers of more than MAX_DIGITS digits and trees of more than MAX_OPERATIONS operations give None.
+    """
+    if len(text) > MAX_CHARS:
         return None
-    tokens, at = [], 0
-    text = text.strip().lower()
-    while at < len(text):
-        match = _TOKEN.match(text, at)
-        if match is None or (match[1].isdigit() and len(match[1]) > MAX_DIGITS):
+    tokens, position = [], 0
+    text = text.rstrip()
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None or len(match[1]) > MAX_DIGITS:
             return None
-        tokens.append(WORDS.get(match[1], match[1]))
-        at = match.end()
-    tree = _Reader(tokens).whole()
-    return tree if tree is not None and sum(1 for _ in operations(tree)) <= MAX_OPERATIONS else None
+        tokens.append(match[1])
+        position = match.end()
+    if sum(token in "+-*" for token in tokens) > MAX_OPERATIONS or tokens.count("(") > MAX_OPERATIONS:
+        return None
+    reader = _Reader(tokens)
+    tree = reader.sum()
+    return tree if reader.position == len(tokens) else None
 
 
 class _Reader:
-    """Precedence climbing over tokens; left-associative."""
+    """Recursive descent; a method gives None, and so do its callers, where the tokens do not fit."""
 
     def __init__(self, tokens: list[str]) -> None:
-        self.tokens, self.at = tokens, 0
+        self.tokens, self.position = [*tokens, "end"], 0
 
-    def whole(self) -> Expression | None:
-        tree = self.binary(0)
-        return tree if self.at == len(self.tokens) else None
+    def take(self, accepted: str) -> str | None:
+        token = self.tokens[self.position]
+        if token not in accepted:
+            return None
+        self.position += 1
+        return token
 
-    def next(self) -> str:
-        return self.tokens[self.at] if self.at < len(self.tokens) else ""
+    def sum(self) -> Tree | None:
+        tree = self.product()
+        while tree is not None and (operator := self.take("+-")):
+            right = self.product()
+            tree = None if right is None else (operator, tree, right)
+        return tree
 
-    def binary(self, level: int) -> Expression | None:
-        left = self.operand()
-        while left is not None and PRECEDENCE.get(self.next(), -1) >= level:
-            op = self.next()
-            self.at += 1
-            right = self.binary(PRECEDENCE[op] + 1)
-            left = None if right is None else (op, left, right)
-        return left
+    def product(self) -> Tree | None:
+        tree = self.atom()
+        while tree is not None and (operator := self.take("*")):
+            right = self.atom()
+            tree = None if right is None else (operator, tree, right)
+        return tree
 
-    def operand(self) -> Expression | None:
-        token = self.next()
-        self.at += 1
-        if token == "(":
-            inner = self.binary(0)
-            self.at += 1
-            return inner if self.tokens[self.at - 1 : self.at] == [")"] else None
-        if token == "-" and self.next().isdigit():
-            return -int(self.operand())  # type: ignore[arg-type]
-        return int(token) if token.isdigit() else None
+    def atom(self) -> Tree | None:
+        negative = self.take("-") is not None
+        if self.take("("):
+            tree = self.sum()
+            if tree is None or self.take(")") is None:
+                return None
+            if not negative:
+                return tree
+            return -tree if isinstance(tree, int) else ("-", 0, tree)
+        token = self.tokens[self.position]
+        if not token.isdecimal():
+            return None
+        self.position += 1
+        return -int(token) if negative else int(token)
 
 
-def write_expression(tree: Expression) -> str:
-    """The text of ``tree`` with no parentheses but those it needs."""
+def show_tree(tree: Tree, outer: int = 0) -> str:
+    """``tree`` with no brackets but the needed ones; ``outer`` is how strongly the surroundings bind."""
     if isinstance(tree, int):
         return str(tree)
-    op, left, right = tree
-    level = PRECEDENCE[op]
-    return f"{_bracketed(left, level)} {op} {_bracketed(right, level + 1)}"
+    operator, left, right = tree
+    own = BINDING[operator]
+    text = f"{show_tree(left, own - 1)} {operator} {show_tree(right, own)}"
+    return f"({text})" if own <= outer else text
 
 
-def _bracketed(tree: Expression, level: int) -> str:
-    text = write_expression(tree)
-    return text if isinstance(tree, int) or PRECEDENCE[tree[0]] >= level else f"({text})"
-
-
-def apply(op: str, left: int, right: int) -> int | None:
-    """The value of one operation; None where it has none (mod by a number below 1)."""
-    if op == "+":
+def apply(operator: str, left: int, right: int) -> int:
+    """The value of one operation."""
+    if operator == "+":
         return left + right
-    if op == "-":
-        return left - right
-    if op == "*":
-        return left * right
-    return left % right if right > 0 else None
+    return left - right if operator == "-" else left * right
 
 
-def reductions(tree: Expression) -> Iterator[tuple[str, Expression]]:
-    """Each operation on two numbers in ``tree``, leftmost first: its line ``a op b = c`` and the tree with it done."""
-    if isinstance(tree, int):
-        return
-    op, left, right = tree
-    if isinstance(left, int) and isinstance(right, int):
-        value = apply(op, left, right)
-        if value is not None:
-            yield f"{left} {op} {right} = {value}", value
-            if op in "+*" and left != right:
-                yield f"{right} {op} {left} = {value}", value
-        return
-    for line, done in reductions(left):
-        yield line, (op, done, right)
-    for line, done in reductions(right):
-        yield line, (op, left, done)
-
-
-def evaluate(tree: Expression) -> int | None:
-    """The value of ``tree``; None where some operation has none."""
+def evaluate(tree: Tree, steps: list[str]) -> int:
+    """The value of ``tree``; appends one line ``a + b = c`` for every operation, inner and left ones first."""
     if isinstance(tree, int):
         return tree
-    left, right = evaluate(tree[1]), evaluate(tree[2])
-    return None if left is None or right is None else apply(tree[0], left, right)
+    operator, left, right = tree
+    first = evaluate(left, steps)
+    second = evaluate(right, steps)
+    value = apply(operator, first, second)
+    steps.append(f"{first} {operator} {second} = {value}")
+    return value
 
 
-def operations(tree: Expression) -> Iterator[str]:
-    """The operators of ``tree``."""
-    if not isinstance(tree, int):
-        yield tree[0]
-        yield from operations(tree[1])
-        yield from operations(tree[2])
+def reductions(tree: Tree) -> Iterator[tuple[str, Tree]]:
+    """Every operation that can be carried out next, as its line and the tree that it leaves.
 
-
-def canonical(tree: Expression) -> str:
-    """A text that is equal for two trees exactly when sums and products of one are commuted into the other's."""
+    A sum or product has two lines, one for either order of its operands.
+    """
     if isinstance(tree, int):
-        return str(tree)
-    op, left, right = tree[0], canonical(tree[1]), canonical(tree[2])
-    if op in "+*" and right < left:
-        left, right = right, left
-    return f"({left}{op}{right})"
+        return
+    operator, left, right = tree
+    if isinstance(left, int) and isinstance(right, int):
+        value = apply(operator, left, right)
+        yield f"{left} {operator} {right} = {value}", value
+        if operator != "-" and left != right:
+            yield f"{right} {operator} {left} = {value}", value
+        return
+    for line, rest in reductions(left):
+        yield line, (operator, rest, right)
+    for line, rest in reductions(right):
+        yield line, (operator, left, rest)
+
+
+def normal_form(tree: Tree) -> str:
+    """A text that is equal for trees equal under commuting and regrouping of sums and of products.
+
+    Sums within sums and products within products are opened and sorted, signs moved to the front; nothing is
+    evaluated and nothing is multiplied out.
+    """
+    terms: list[str] = []
+    _collect_terms(tree, False, terms)
+    return "".join(sorted(terms))
+
+
+def _collect_terms(tree: Tree, negative: bool, terms: list[str]) -> None:
+    if not isinstance(tree, int) and tree[0] != "*":
+        _collect_terms(tree[1], negative, terms)
+        _collect_terms(tree[2], negative != (tree[0] == "-"), terms)
+        return
+    factors: list[str] = []
+    negative = _collect_factors(tree, factors) != negative
+    terms.append(("-" if negative else "+") + "*".join(sorted(factors)))
+
+
+def _collect_factors(tree: Tree, factors: list[str]) -> bool:
+    """Appends the factors of ``tree``; whether the product of their signs is negative."""
+    if isinstance(tree, int):
+        factors.append(str(abs(tree)))
+        return tree < 0
+    operator, left, right = tree
+    if operator == "*":
+        first = _collect_factors(left, factors)
+        return _collect_factors(right, factors) != first
+    factors.append(f"({normal_form(tree)})")
+    return False

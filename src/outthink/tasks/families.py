@@ -1,4 +1,7 @@
-"""The task families by name: ours, and those that installed plugins add under the entry point ``outthink.tasks``."""
+"""The registry of task families: built-in ones by module path, a user's own by the entry-point group `outthink.tasks`.
+
+A plugin names a class without constructor arguments (or an instance) that follows the `Family` protocol.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +10,34 @@ from functools import cache
 from outthink.core.registry import Registry
 from outthink.tasks.problem import Family, Problem
 
-FAMILIES: Registry[type[Family]] = Registry(
+FAMILIES: Registry[type[Family] | Family] = Registry(
     "task family",
     "outthink.tasks",
     {
         "arithmetic": "outthink.tasks.arithmetic:Arithmetic",
+        "paths": "outthink.tasks.paths:Paths",
+        "algorithms": "outthink.tasks.algorithms:Algorithms",
+        "recall": "outthink.tasks.recall:Recall",
     },
 )
 
 
-@cache
-def get_family(name: str) -> Family:
-    """The family called ``name``; an UnknownNameError lists the known ones."""
-    return FAMILIES.get(name)()
-
-
 def family_names() -> list[str]:
-    """Every known family."""
+    """The names of all families, plugins included, in alphabetical order; imports none of them."""
     return FAMILIES.names()
 
 
+@cache
+def get_family(name: str) -> Family:
+    """The family called ``name``, its module imported now; raises UnknownNameError, which lists the known names."""
+    found = FAMILIES.get(name)
+    return found() if isinstance(found, type) else found
+
+
 def read_problem(prompt: str) -> Problem | None:
-    """The problem that ``prompt`` states, by the first family that recognises it, or None."""
+    """The problem that ``prompt`` states, by the first family in alphabetical order that recognises it, else None."""
     for name in family_names():
-        if (problem := get_family(name).read(prompt)) is not None:
+        problem = get_family(name).read(prompt)
+        if problem is not None:
             return problem
     return None
