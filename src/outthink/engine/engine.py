@@ -103,6 +103,7 @@ class Engine:
         lease = None if parent.lease is None else self.cache.fork(parent.lease)
         child = Sequence([*parent.tokens, *tokens], next(self._arrivals), parent.namespace, lease, parent)
         child.billed, child.reached, child.handles = parent.billed, parent.reached, 1
+        child.tail_logits = None if tokens else parent.tail_logits
         self.scheduler.rest(child)
         return child
 
@@ -139,9 +140,9 @@ class Engine:
             return
         if sequence.root_key is not None:
             del self._roots[sequence.root_key]
-        sequence.tail_logits = None
-        for task in list(sequence.tasks):
+        for task in [*sequence.tasks, *(task for task in self._ready if task.parent is sequence)]:
             self.cancel(task)
+        sequence.tail_logits = None
         self.scheduler.drop(sequence)
 
     def fail(self, error: BaseException) -> None:
@@ -245,6 +246,7 @@ class Engine:
                 ledger.charge(decoded=1)
                 affordable.append((sequence, logits))
             else:
+                sequence.tail_logits = logits.copy()  # nothing follows them, so they stay the last
                 self._finish(sequence, "budget")
         if not affordable:
             return
@@ -253,6 +255,7 @@ class Engine:
         for i, (sequence, _) in enumerate(affordable):
             generation, token = _generation(sequence), int(drawn.tokens[i])
             sequence.tokens.append(token)
+            sequence.tail_logits = None
             sequence.billed = len(sequence.tokens)
             generation.log_probs.append(float(drawn.log_probs[i]))
             generation.sample_log_probs.append(float(drawn.sample_log_probs[i]))
