@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import outthink.models
 from outthink.core.budget import Ledger
-from outthink.core.errors import UserError
+from outthink.core.errors import UnknownNameError, UserError
 from outthink.core.sampling import Sampling
 from outthink.engine.engine import Costs, Engine
 from outthink.engine.thread import EngineThread
 from outthink.kernels.reference.paged import TorchBackend
+from outthink.kernels.step import Backend
 from outthink.lm.local import LocalLM
 from outthink.models.checkpoint import LoadedModel, load_model
 from outthink.models.config import ModelConfig
@@ -21,6 +23,7 @@ from outthink.scheduling import Limits
 
 PAGE_SIZE = 16
 BUNDLED = Path(outthink.models.__file__).parent / "bundled"
+BACKENDS = ("auto", "cpu", "reference")
 PREFERENCE = ("outthink-m", "outthink-s", "arithmetic-s")
 
 
@@ -62,6 +65,7 @@ def load(
     *,
     dtype: str = "auto",
     device: str = "cpu",
+    backend: str = "auto",
     kv_gib: float | None = None,
     limits: Limits | None = None,
 ) -> Model:
@@ -69,14 +73,16 @@ def load(
 
     ``source`` is a directory in the Hugging Face format, a hub id, or the name of a bundled model; by default the
     first of those.
-    ``kv_gib`` is the memory for the paged KV cache (default: room for 64 sequences of full context, at most 2 GiB or a
+    ``backend``: ``cpu`` (the compiled kernels), ``reference`` (plain torch, any device) or ``auto``, which takes the
+    compiled kernels where they were built and cover the model, and else warns once. ``kv_gib`` is the memory for the paged KV cache (default: room for 64 sequences of full context, at most 2 GiB or a
     quarter of the machine's memory). Raises CheckpointError and UserError as `outthink.models.checkpoint.load_model`.
     """
     loaded = load_model(resolve(source), dtype=dtype, device=device)
     config = loaded.config
-    backend = TorchBackend(loaded.model, num_pages(config, next(loaded.model.parameters()).element_size(), kv_gib))
+    pages = num_pages(config, next(loaded.model.parameters()).element_size(), kv_gib)
+    made = make_backend(loaded, pages, backend, device)
     costs = Costs(lambda start, count: prefill_flops(config, start, count), head_flops(config))
-    engine = Engine(backend, loaded.tokenizer, costs, config.max_positions, limits)
+    engine = Engine(made, loaded.tokenizer, costs, config.max_positions, limits)
     return Model(loaded, EngineThread(engine))
 
 
@@ -92,6 +98,21 @@ def resolve(source: str | Path | None) -> str | Path:
         source = next(iter(bundled_models()), "")
     bundled = BUNDLED / str(source)
     return bundled if str(source) in bundled_models() and not Path(source).is_dir() else source
+
+
+def make_backend(loaded: LoadedModel, pages: int, backend: str, device: str) -> Backend:
+    """The backend by name. Raises UnknownNameError, and CapabilityError where ``cpu`` cannot run this model."""
+    if backend not in BACKENDS:
+        raise UnknownNameError("backend", backend, BACKENDS)
+    if backend == "cpu" or (backend == "auto" and device == "cpu"):
+        from outthink.kernels.cpu.backend import CpuBackend
+        from outthink.kernels.cpu.extension import why_not
+
+        reason = why_not(loaded.config)
+        if reason is None or backend == "cpu":
+            return CpuBackend(loaded.model, pages)
+        warnings.warn(f"{reason} Running on plain torch, which is several times slower.", stacklevel=3)
+    return TorchBackend(loaded.model, pages)
 
 
 def num_pages(config: ModelConfig, element_size: int, kv_gib: float | None) -> int:
