@@ -74,8 +74,9 @@ def load(
     ``source`` is a directory in the Hugging Face format, a hub id, or the name of a bundled model; by default the
     first of those.
     ``backend``: ``cpu`` (the compiled kernels), ``reference`` (plain torch, any device) or ``auto``, which takes the
-    compiled kernels where they were built and cover the model, and else warns once. ``kv_gib`` is the memory for the paged KV cache (default: room for 64 sequences of full context, at most 2 GiB or a
-    quarter of the machine's memory). Raises CheckpointError and UserError as `outthink.models.checkpoint.load_model`.
+    compiled kernels where they were built and cover the model, and else warns once. ``kv_gib`` is the memory for the
+    paged KV cache (default: room for 64 sequences of full context, at most 2 GiB or a quarter of the machine's memory).
+    Raises CheckpointError and UserError as `outthink.models.checkpoint.load_model`.
     """
     loaded = load_model(resolve(source), dtype=dtype, device=device)
     config = loaded.config
