@@ -1,0 +1,144 @@
+"""Training batches, generated as they are needed in a process of their own.
+
+The documents of step k are a pure function of (suite, seed, k): a run continues at any step at once, and nothing of
+the data has to be stored. Only problems of the training split are ever drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import queue
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import tokenizers
+
+from outthink.core.errors import OutthinkError, TaskError
+from outthink.learn.packing import Document, PackedRows, pack
+from outthink.learn.tokenizer import encode_example
+from outthink.tasks.problem import Problem, Split
+from outthink.tasks.suites import get_suite
+
+_AHEAD = 8
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What the data process needs to know; ``tokenizer`` is the text of a tokenizer.json."""
+
+    suite: str
+    seed: int
+    tokenizer: str
+    batch_tokens: int
+    micro_tokens: int
+    widths: tuple[int, ...]
+    question_weight: float
+
+
+@dataclass(frozen=True)
+class StepData:
+    """Micro-batches of one optimizer step. ``tokens`` counts all but padding, ``weight`` sums the target weights.
+
+    ``too_long`` problems were left out because they exceed the widest row.
+    """
+
+    step: int
+    batches: tuple[PackedRows, ...]
+    tokens: int
+    weight: float
+    problems: int
+    too_long: int
+
+
+def problems(suite: str, split: Split, seed: int) -> Iterator[Problem]:
+    """Endless problems of one split of a suite, or of a single family. Raises TaskError should one be of another."""
+    for problem in get_suite(suite).stream(split, seed):
+        if problem.split != split:
+            raise TaskError(f"Suite '{suite}' gave a {problem.split} problem where a {split} problem was asked for.")
+        yield problem
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The seed of the problems of one step, 63 bits."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()) >> 1
+
+
+def make_step(config: DataConfig, tokenizer: tokenizers.Tokenizer, step: int) -> StepData:
+    """The data of one step: problems until they hold ``batch_tokens`` tokens, packed."""
+    documents: list[Document] = []
+    tokens = too_long = 0
+    for problem in problems(config.suite, "train", step_seed(config.seed, step)):
+        document = Document(*encode_example(tokenizer, problem.prompt, problem.solution))
+        if len(document.ids) > config.widths[-1]:
+            too_long += 1
+            if too_long > 100 + 10 * len(documents):
+                raise TaskError(f"Nearly all problems of '{config.suite}' exceed {config.widths[-1]} tokens.")
+            continue
+        documents.append(document)
+        tokens += len(document.ids)
+        if tokens >= config.batch_tokens:
+            break
+    batches = pack(documents, config.widths, config.micro_tokens, config.question_weight)
+    weight = float(sum(batch.weights.sum() for batch in batches))
+    return StepData(step, batches, tokens, weight, len(documents), too_long)
+
+
+class StepFeed:
+    """The data of steps ``first``, ``first + 1``, ... made ahead of time by a background process.
+
+    A context manager: leaving it ends the process. The process also ends by itself when its parent is gone.
+    """
+
+    def __init__(self, config: DataConfig, first: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._queue: multiprocessing.Queue[StepData | str] = context.Queue(_AHEAD)
+        self._process = context.Process(target=_produce, args=(config, first, self._queue), daemon=True)
+
+    def __enter__(self) -> StepFeed:
+        self._process.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._process.terminate()
+        self._process.join()
+        self._queue.close()
+
+    def __next__(self) -> StepData:
+        """The next step's data. Raises TaskError with the message of whatever stopped the process."""
+        while True:
+            try:
+                data = self._queue.get(timeout=5.0)
+            except queue.Empty:
+                if self._process.is_alive():
+                    continue
+                raise TaskError(f"The data process ended with exit code {self._process.exitcode}.") from None
+            if isinstance(data, str):
+                raise TaskError(data)
+            return data
+
+
+def _produce(config: DataConfig, first: int, out: multiprocessing.Queue[StepData | str]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the trainer's to handle
+    tokenizer = tokenizers.Tokenizer.from_str(config.tokenizer)
+    step = first
+    try:
+        while True:
+            if not _put(out, make_step(config, tokenizer, step)):
+                return
+            step += 1
+    except OutthinkError as error:
+        _put(out, str(error))
+
+
+def _put(out: multiprocessing.Queue[StepData | str], item: StepData | str) -> bool:
+    """Wait for room and put; False where the parent process is gone."""
+    parent = multiprocessing.parent_process()
+    while parent is None or parent.is_alive():
+        try:
+            out.put(item, timeout=2.0)
+        except queue.Full:
+            continue
+        return True
+    return False
