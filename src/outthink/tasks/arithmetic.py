@@ -34,7 +34,7 @@ WORDS = {"+": "plus", "-": "minus", "*": "times"}
 SIGNS = {"plus": "+", "minus": "-", "times": "*", "×": "*", "−": "-"}
 LEADS = ("compute", "calculate", "evaluate", "what is")
 _LEAD = re.compile(rf"\s*(?:(?:{'|'.join(LEADS)})\b)?(.*?)[\s?=.]*", re.DOTALL | re.IGNORECASE)
-_MODULUS = re.compile(r"(.*?)\bmod\s*([0-9]{1,20})\s*", re.DOTALL)
+_MODULUS = re.compile(r"(.*?)mod\s*([0-9]{1,20})\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Integer expressions with + - * and brackets: reading, display, reductions and a normal form. Nothing is ever eval'ed.
+"""Integer expressions of + - * / and brackets: reading, display, reductions and a normal form; nothing runs as code.
 
 A tree is an int or a triple (operator, left, right).
 """
@@ -11,12 +11,12 @@ from collections.abc import Iterator
 Tree = int | tuple[str, "Tree", "Tree"]
 
 MAX_CHARS, MAX_DIGITS, MAX_OPERATIONS = 2000, 20, 60
-BINDING = {"+": 1, "-": 1, "*": 2}
-_TOKEN = re.compile(r"\s*([0-9]+|[-+*()])")
+BINDING = {"+": 1, "-": 1, "*": 2, "/": 2}
+_TOKEN = re.compile(r"\s*([0-9]+|[-+*/()])")
 
 
-def parse_tree(text: str) -> Tree | None:
-    """The tree of ``text``, + and - and * from left to right, * first; None where it is no such expression.
+def parse_tree(text: str, operators: str = "+-*") -> Tree | None:
+    """The tree of ``text`` from left to right, * and / first; None where it is no expression of these operators.
 
     A minus before a number belongs to it; before a bracket it means ``0 - (...)``. Longer texts than MAX_CHARS,
     numbers of more than MAX_DIGITS digits and trees of more than MAX_OPERATIONS operations give None.
@@ -31,7 +31,9 @@ def parse_tree(text: str) -> Tree | None:
             return None
         tokens.append(match[1])
         position = match.end()
-    if sum(token in "+-*" for token in tokens) > MAX_OPERATIONS or tokens.count("(") > MAX_OPERATIONS:
+    if sum(token in "+-*/" for token in tokens) > MAX_OPERATIONS or tokens.count("(") > MAX_OPERATIONS:
+        return None
+    if any(token in "+-*/" and token not in operators for token in tokens):
         return None
     reader = _Reader(tokens)
     tree = reader.sum()
@@ -60,7 +62,7 @@ class _Reader:
 
     def product(self) -> Tree | None:
         tree = self.atom()
-        while tree is not None and (operator := self.take("*")):
+        while tree is not None and (operator := self.take("*/")):
             right = self.atom()
             tree = None if right is None else (operator, tree, right)
         return tree
@@ -92,10 +94,31 @@ def show_tree(tree: Tree, outer: int = 0) -> str:
 
 
 def apply(operator: str, left: int, right: int) -> int:
-    """The value of one operation."""
+    """The value of one of the operations + - *."""
     if operator == "+":
         return left + right
     return left - right if operator == "-" else left * right
+
+
+def exact_value(tree: Tree) -> int | None:
+    """The value of ``tree``; None where a division leaves a remainder or is by 0."""
+    if isinstance(tree, int):
+        return tree
+    left, right = exact_value(tree[1]), exact_value(tree[2])
+    if left is None or right is None:
+        return None
+    if tree[0] == "/":
+        return None if right == 0 or left % right else left // right
+    return apply(tree[0], left, right)
+
+
+def leaves(tree: Tree) -> Iterator[int]:
+    """The numbers of ``tree`` from left to right."""
+    if isinstance(tree, int):
+        yield tree
+    else:
+        yield from leaves(tree[1])
+        yield from leaves(tree[2])
 
 
 def evaluate(tree: Tree, steps: list[str]) -> int:
