@@ -14,14 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-PRIME = (1 << 61) - 1
-OWN, OUT, IN, OFFSET, SINGLED = (
-    0x9E3779B97F4A7C1,
-    0x5851F42D4C957F2,
-    0x14057B7EF767814,
-    0x2545F4914F6CDD1,
-    0xBF58476D1CE4E5B,
-)
+PRIME = 1_073_741_789  # the largest below 2**30: residues fit one digit of a Python integer, which makes them fast
+OWN, OUT, IN, OFFSET, SINGLED = 668_265_263, 374_761_393, 907_133_923, 463_522_219, 734_892_089
 
 Edge = tuple[int, int, int]
 Leaf = tuple[list[int], str]
@@ -31,7 +25,7 @@ Leaf = tuple[list[int], str]
 class _Graph:
     colours: Sequence[int]
     edges: Sequence[Edge]
-    weighted: Sequence[Edge]  # edges whose label has become a large factor
+    weighted: Sequence[tuple[int, int, int, int]]  # source, target and the label's factors along and against the edge
 
 
 def canonical_form(colours: Sequence[int], edges: Sequence[Edge]) -> str:
@@ -40,9 +34,12 @@ def canonical_form(colours: Sequence[int], edges: Sequence[Edge]) -> str:
     An edge is (source, target, label) with an integer label >= 0; an undirected edge is given once each way.
     Exact at any size; time is about linear where refinement tells all nodes apart, which it nearly always does.
     """
-    weighted = [(source, target, (label + 2) * OFFSET % PRIME) for source, target, label in edges]
+    weighted = [
+        (source, target, (label + 2) * OUT % PRIME, (label + 2) * IN % PRIME) for source, target, label in edges
+    ]
     graph = _Graph(colours, edges, weighted)
-    start = [((colour + 1) * OWN % PRIME) ** 2 % PRIME for colour in colours]
+    mixed = {colour: pow((colour + 1) * OWN, 2, PRIME) for colour in set(colours)}
+    start = [mixed[colour] for colour in colours]
     return _smallest(graph, _refine(graph, start))[1]
 
 
@@ -51,11 +48,12 @@ def _refine(graph: _Graph, colour: list[int]) -> list[int]:
     num_nodes, classes = len(colour), len(set(colour))
     while classes < num_nodes:
         total = [own * OWN + OFFSET for own in colour]
-        for source, target, weight in graph.weighted:
-            total[source] += colour[target] * weight % PRIME * OUT
-            total[target] += colour[source] * weight % PRIME * IN
+        for source, target, along, against in graph.weighted:
+            total[source] += colour[target] * along
+            total[target] += colour[source] * against
         # A sum over neighbours is a linear map; the square keeps the next round from being one too.
-        colour = [(value % PRIME) ** 2 % PRIME for value in total]
+        colour = [value % PRIME for value in total]
+        colour = [value * value % PRIME for value in colour]
         found = len(set(colour))
         if found == classes:
             break
@@ -114,9 +112,11 @@ def _leaf(graph: _Graph, colour: list[int]) -> Leaf:
     The colours take part in comparisons, so that two equal leaves differ by an automorphism that respects every choice.
     """
     order = sorted(range(len(colour)), key=colour.__getitem__)
-    place = [0] * len(order)
+    size = len(order)
+    place = [0] * size
     for position, node in enumerate(order):
         place[node] = position
-    edges = sorted([(place[source], place[target], label) for source, target, label in graph.edges])
-    nodes = ".".join([str(graph.colours[node]) for node in order])
-    return [colour[node] for node in order], nodes + "|" + " ".join([f"{s}-{t}-{label}" for s, t, label in edges])
+    # One integer an edge: label, source and target as digits in base `size`, the number of nodes.
+    edges = sorted([(label * size + place[source]) * size + place[target] for source, target, label in graph.edges])
+    text = f"{'.'.join([str(graph.colours[node]) for node in order])}|{' '.join(map(str, edges))}"
+    return [colour[node] for node in order], text

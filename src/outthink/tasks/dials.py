@@ -39,11 +39,11 @@ def shuffled(rng: random.Random, items: Iterable[T]) -> list[T]:
 
 def override(dials: D, changes: Mapping[str, Any]) -> D:
     """``dials`` with ``changes`` made to it; a TaskError names the known dials where one is not among them."""
-    known = [item.name for item in fields(dials)]  # type: ignore[arg-type]
     for name in changes:
+        known = [item.name for item in fields(dials)]  # type: ignore[arg-type]
         if name not in known:
             raise TaskError(f"Unknown dial '{name}' of {type(dials).__name__}. Known: {', '.join(known)}.")
-    return replace(dials, **changes)  # type: ignore[type-var]
+    return replace(dials, **changes) if changes else dials  # type: ignore[type-var]
 
 
 def within(dial: str, value: float, low: float, high: float) -> None:

@@ -143,9 +143,9 @@ def _draw_graph(rng: random.Random, dials: PathsDials) -> tuple[list[list[int]],
         for position, node in enumerate(layer):
             out = min(whole(rng, dials.branch), len(following))
             if position == 0:
-                targets = [following[0], *rng.sample(following[1:], out - 1)]
+                targets = [following[0], *shuffled(rng, following[1:])[: out - 1]]
             else:
-                targets = rng.sample(following, out)
+                targets = shuffled(rng, following)[:out]
             edges += [(node, target) for target in targets]
     used = {node for edge in edges for node in edge}
     number = {node: position for position, node in enumerate(sorted(used))}
@@ -154,7 +154,7 @@ def _draw_graph(rng: random.Random, dials: PathsDials) -> tuple[list[list[int]],
 
 
 def _draw_names(rng: random.Random, count: int) -> list[str]:
-    return rng.sample(ascii_lowercase if count <= len(ascii_lowercase) else PAIRS, count)
+    return shuffled(rng, ascii_lowercase)[:count] if count <= len(ascii_lowercase) else rng.sample(PAIRS, count)
 
 
 def _successors(edges: Edges) -> Mapping[str, list[str]]:
