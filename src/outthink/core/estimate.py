@@ -229,7 +229,7 @@ def _wins_needed(num_losses: np.ndarray, wins: int, losses: int) -> np.ndarray:
     """For each number of losses, the fewest wins that are at least as extreme as ``wins`` against ``losses``.
 
     Outcomes are ordered by ``wins - losses - z * sqrt(wins + losses + 1)``, a lower limit in units of 1/n. It rises
-    with wins and falls with losses as z < 2. With s for the root it reads s**2 - z * s - 1 - 2 * losses, a square to solve.
+    with wins and falls with losses as z < 2. With s for the root: s**2 - z * s - 1 - 2 * losses, solved for s.
     """
     seen = wins - losses - _ORDER_Z * math.sqrt(wins + losses + 1)
     square = _ORDER_Z**2 / 4 + 1 + 2 * num_losses + seen
