@@ -1,1 +1,1 @@
-"""Measuring: strategies on equal ground, from per-problem records, with intervals that are valid at their sample size."""
+"""Measuring strategies on equal ground, from per-problem records, with intervals valid at their sample size."""

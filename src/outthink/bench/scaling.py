@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import platform
@@ -15,7 +16,7 @@ from typing import Any
 
 from outthink.bench.replay import Recorded, ReplayLM
 from outthink.core.budget import Ledger
-from outthink.core.estimate import Estimate, mean, paired_mean_difference, proportion
+from outthink.core.estimate import Estimate, mean, paired_difference, paired_mean_difference, proportion
 from outthink.core.sampling import Sampling
 from outthink.lm.model import Model
 from outthink.lm.protocol import Branch
@@ -101,9 +102,9 @@ async def sample_pool(
         async with gate:
             lm = model.session(sampling=Sampling(temperature=config.temperature, seed=config.seed))
             async with await lm.root(ask(problem, chat=chat).prompt) as root:
+                lines = await root.extend(max(config.counts))  # first, so that line k is the root's k-th child
                 [greedy] = await root.extend(1, sampling=replace(lm.sampling, temperature=0.0))
                 prompt_tokens = lm.ledger.bill.prefilled + lm.ledger.bill.cached
-                lines = await root.extend(max(config.counts))
                 for line in (greedy, *lines):
                     await line.close()
         finished += 1
@@ -137,9 +138,7 @@ async def measure(records: Sequence[Record], counts: Sequence[int], progress: Pr
     points = []
     for done, (strategy, verifier, n) in enumerate(jobs):
         outcomes = await replay(records, strategy, verifier, n)
-        whole = all(value in (0.0, 1.0) for value in outcomes.right)
-        accuracy = proportion([v == 1.0 for v in outcomes.right]) if whole else mean(outcomes.right, (0.0, 1.0))
-        gain = paired_mean_difference(outcomes.right, greedy, (0.0, 1.0))
+        accuracy, gain = _estimates(outcomes.right, greedy)
         points.append(Point(strategy, verifier, n, accuracy, sum(outcomes.tokens) / len(records), gain))
         progress(done + 1, len(jobs), "strategies replayed")
     return points
@@ -199,7 +198,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 def run(model: Model, config: ScalingConfig, out: Path, progress: Progress = lambda *_: None) -> dict[str, Any]:
-    """Sample, replay, write ``out`` (.json), its records (.records.jsonl) and its curve (.png); the result."""
+    """Sample, replay, write ``out`` (.json), its records (.records.jsonl.gz) and its curve (.png); the result."""
     from outthink.tasks.suites import draw_problems
 
     problems = draw_problems(config.family, config.difficulty, "test", config.num_problems, config.seed)
@@ -207,10 +206,19 @@ def run(model: Model, config: ScalingConfig, out: Path, progress: Progress = lam
     points = asyncio.run(measure(records, config.counts, progress))
     result = report(model, config, points, " ".join(["outthink", *sys.argv[1:]]))
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".records.jsonl").write_text("".join(json.dumps(r.to_json()) + "\n" for r in records))
+    with gzip.open(out.with_suffix(".records.jsonl.gz"), "wt") as file:
+        file.writelines(json.dumps(record.to_json()) + "\n" for record in records)
     out.write_text(json.dumps(result, indent=1) + "\n")
     draw(result, out.with_suffix(".png"))
     return result
+
+
+def _estimates(right: Sequence[float], greedy: Sequence[float]) -> tuple[Estimate, Estimate]:
+    """Accuracy, and accuracy minus greedy's on the same problems; exact where every outcome is right or wrong."""
+    if all(value in (0.0, 1.0) for value in right):
+        outcomes = [value == 1.0 for value in right]
+        return proportion(outcomes), paired_difference(outcomes, [value == 1.0 for value in greedy])
+    return mean(right, (0.0, 1.0)), paired_mean_difference(right, greedy, (0.0, 1.0))
 
 
 def _recorded(line: Branch) -> Recorded:
