@@ -263,7 +263,7 @@ class Engine:
                 generation.top_log_probs.append(drawn.top[i])
             piece = b"" if self.vocabulary.is_special(token) else self.vocabulary.token_bytes(token)
             finish = generation.accept(token, piece, self._eos, len(sequence.tokens))
-            self._show(generation, token, piece)
+            self._show(generation, piece)
             if finish is not None:
                 self._finish(sequence, finish)
             elif len(sequence.tokens) == generation.start + 1:
@@ -283,16 +283,18 @@ class Engine:
         generation = _generation(child)
         extend = generation.extend
         generation.finish = finish
+        self._show(generation, b"")
         self.scheduler.rest(child)
         extend.growing -= 1
         if extend.growing == 0 and len(extend.children) == len(extend.keys):
             self._end(extend)
             extend.done(extend.children)
 
-    def _show(self, generation: Generation, token: int, piece: bytes) -> None:
-        """Stream what the token adds to the text, once it is complete as UTF-8."""
-        if (on_token := generation.extend.on_token) is not None:
-            on_token(generation.index, generation.decoder.decode(piece, generation.finish is not None), token)
+    def _show(self, generation: Generation, piece: bytes) -> None:
+        """Stream what a token adds to the text, as far as it is complete as UTF-8; all of it where the text ends."""
+        text = generation.decoder.decode(piece, generation.finish is not None)
+        if text and (on_token := generation.extend.on_token) is not None:
+            on_token(generation.index, text)
 
     def _start_score(self, task: Score, logits: NDArray[np.float32]) -> None:
         task.log_probs.append(float(log_softmax(logits.astype(np.float64))[task.tokens[0]]))

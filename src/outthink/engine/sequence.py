@@ -95,14 +95,14 @@ class Task:
 class Extend(Task):
     """Grow ``len(keys)`` children; ``keys`` are the random keys of the children. ``done`` gets the list of children.
 
-    ``on_token(child index, text, token)`` is called for each token, if given.
+    ``on_token(child index, text)``, if given, is called with each bit of new text.
     """
 
     keys: Tokens[int] = ()
     until: Until = field(default_factory=Until)
     sampling: Sampling = field(default_factory=Sampling)
     limit: int = 0
-    on_token: Callable[[int, str, int], None] | None = None
+    on_token: Callable[[int, str], None] | None = None
     children: list[Sequence] = field(default_factory=list)
     growing: int = 0
 
@@ -118,7 +118,10 @@ class Score(Task):
 
 @dataclass(eq=False, slots=True)
 class Generation:
-    """The growing end of one child: what it drew, what text that is, and whether it is over."""
+    """The growing end of one child: what it drew, what text that is, and whether it is over.
+
+    ``stop`` is the string or token that it stopped at, which begins at byte ``stop_at`` of ``text``.
+    """
 
     extend: Extend
     index: int
@@ -132,6 +135,12 @@ class Generation:
     )
     finish: str | None = None
     stop: str | int | None = None
+    stop_at: int | None = None
+
+    @property
+    def completion(self) -> str:
+        """The text without the stop string or token."""
+        return self.text[: self.stop_at].decode(errors="replace")
 
     def accept(self, token: int, piece: bytes, eos_ids: frozenset[int], length: int) -> str | None:
         """Take in a drawn token whose bytes are ``piece``; returns why the child stops here, or None.
@@ -141,18 +150,19 @@ class Generation:
         until, before = self.extend.until, len(self.text)
         self.text += piece
         if token in until.stop_tokens or (token in eos_ids and not until.ignore_eos):
-            self.finish, self.stop = "stop", token
-        elif stop := self._stop_string(before):
-            self.finish, self.stop = "stop", stop
+            self.finish, self.stop, self.stop_at = "stop", token, before
+        elif found := self._stop_string(before):
+            self.finish = "stop"
+            self.stop_at, self.stop = found
         elif length - self.start == until.max_tokens or length >= self.extend.limit:
             self.finish = "length"
         return self.finish
 
-    def _stop_string(self, before: int) -> str | None:
-        """The stop string that was completed by the bytes after ``before``: the one that begins first."""
+    def _stop_string(self, before: int) -> tuple[int, str] | None:
+        """Where the stop string begins that the bytes after ``before`` completed, and which: the first of them."""
         found = []
         for stop in self.extend.until.stop:
             at = self.text.find(needle := stop.encode(), max(0, before - len(needle) + 1))
             if at >= 0:
                 found.append((at, stop))
-        return min(found)[1] if found else None
+        return min(found, default=None)

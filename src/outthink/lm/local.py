@@ -107,7 +107,6 @@ class LocalBranch(BaseBranch):
         if n < 1:
             return []
         keys, engine = self.next_keys(n), self._lm.engine
-        shown = None if on_token is None else (lambda index, text, _token: on_token(index, text))
         grown = await self._run(
             lambda done, failed: Extend(
                 self._sequence,
@@ -119,7 +118,7 @@ class LocalBranch(BaseBranch):
                 until=until or Until(),
                 sampling=sampling or self._lm.sampling,
                 limit=engine.max_positions,
-                on_token=shown,
+                on_token=on_token,
             )
         )
         return [self._child(sequence, key) for sequence, key in zip(grown, keys, strict=True)]
@@ -200,9 +199,7 @@ class LocalBranch(BaseBranch):
         child.text = generation.text.decode(errors="replace")
         child.finish = generation.finish
         child.ended = isinstance(generation.stop, int) and generation.stop in self._lm.engine.vocabulary.eos_ids
-        child.completion = child.text
-        if isinstance(generation.stop, str):
-            child.completion = child.text[: child.text.rindex(generation.stop)]
+        child.completion = generation.completion
         child.record()
         return child
 
