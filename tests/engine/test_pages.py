@@ -1,0 +1,138 @@
+"""Random use of an engine, every page, token, text and bill checked after each step; and engines that are broken."""
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from engine.fakes import VOCAB_SIZE
+from engine.world import Node, World, make_engine
+from outthink.core.budget import Budget, Ledger
+from outthink.core.sampling import Sampling, Until
+from outthink.engine.sequence import Task
+from outthink.kv import PagedCache
+from outthink.scheduling import Limits, Scheduler
+
+TOKENS = st.integers(0, VOCAB_SIZE - 1)
+STOPS = st.sampled_from(["a", "ab", "é", "né", "\n", "b\n", "ca"])
+UNTIL = st.builds(
+    Until,
+    max_tokens=st.integers(1, 14) | st.none(),
+    stop=st.lists(STOPS, max_size=2, unique=True).map(tuple),
+    stop_tokens=st.lists(TOKENS, max_size=1).map(tuple),
+    ignore_eos=st.booleans(),
+)
+SAMPLING = st.builds(
+    Sampling,
+    temperature=st.sampled_from([0.0, 0.7, 1.0]),
+    top_k=st.sampled_from([None, 3]),
+    repetition_penalty=st.sampled_from([1.0, 1.3]),
+    seed=st.integers(0, 3),
+)
+WHICH = st.integers(0, 1000)
+BUDGET = st.none() | st.builds(Budget, tokens=st.integers(0, 40)) | st.builds(Budget, flops=st.integers(0, 40_000))
+
+
+class EngineMachine(RuleBasedStateMachine):
+    """Opens, grows, forks, feeds, scores, cancels and closes branches; `World.step` checks after every step."""
+
+    cache: type[PagedCache] = PagedCache
+    scheduler: type[Scheduler] = Scheduler
+
+    @initialize(
+        num_pages=st.integers(6, 24),
+        page_size=st.sampled_from([1, 3, 4]),
+        batch=st.sampled_from([1, 5, 64]),
+        sequences=st.sampled_from([2, 64]),
+    )
+    def begin(self, num_pages: int, page_size: int, batch: int, sequences: int) -> None:
+        limits = Limits(max_batch_tokens=batch, max_sequences=sequences)
+        engine = make_engine(num_pages, page_size, limits, 40, self.cache, self.scheduler)
+        self.world = World(engine)
+
+    @rule(stem=st.integers(0, 12), rest=st.lists(TOKENS, max_size=6), namespace=st.sampled_from(["", "other"]))
+    def root(self, stem: int, rest: list[int], namespace: str) -> None:
+        tokens = ([0, 1, 2, 3] * 3)[:stem] + rest
+        if 0 < len(tokens) < self.world.engine.max_positions:
+            self.world.root(tokens, namespace)
+
+    @precondition(lambda self: self.world.nodes)
+    @rule(which=WHICH, n=st.integers(1, 5), until=UNTIL, sampling=SAMPLING, budget=BUDGET)
+    def extend(self, which: int, n: int, until: Until, sampling: Sampling, budget: Budget | None) -> None:
+        self.world.extend(self._node(which), n, until, sampling, self._ledger(which, budget))
+
+    @precondition(lambda self: self.world.nodes)
+    @rule(which=WHICH, text=st.lists(TOKENS, min_size=1, max_size=9), budget=BUDGET, known=st.booleans())
+    def score(self, which: int, text: list[int], budget: Budget | None, known: bool) -> None:
+        node = self._node(which)
+        if known:  # what has been computed before, so that it may be found in the cache
+            longer = [
+                n.tokens[len(node.tokens) :] for n in self.world.nodes if n.tokens[: len(node.tokens)] == node.tokens
+            ]
+            text = list(max(longer, key=len)) or text
+        room = self.world.engine.max_positions - len(node.tokens)
+        if text[:room]:
+            self.world.score(node, text[:room], self._ledger(which, budget))
+
+    @precondition(lambda self: self.world.nodes)
+    @rule(which=WHICH, text=st.lists(TOKENS, max_size=6))
+    def feed(self, which: int, text: list[int]) -> None:
+        node = self._node(which)
+        self.world.feed(node, text[: self.world.engine.max_positions - len(node.tokens)])
+
+    @precondition(lambda self: self.world.nodes)
+    @rule(which=WHICH)
+    def close(self, which: int) -> None:
+        self.world.close(self._node(which))
+
+    @precondition(lambda self: self.world.live)
+    @rule(which=WHICH)
+    def cancel(self, which: int) -> None:
+        self.world.cancel(self._task(which))
+
+    @precondition(lambda self: self.world.live)
+    @rule(which=WHICH)
+    def cancel_ledger(self, which: int) -> None:
+        self._task(which).ledger.cancel()
+
+    @rule(count=st.integers(1, 6))
+    def step(self, count: int) -> None:
+        for _ in range(count):
+            self.world.step()
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self.world.finish()
+
+    def _node(self, which: int) -> Node:
+        return self.world.nodes[which % len(self.world.nodes)]
+
+    def _task(self, which: int) -> Task:
+        return list(self.world.live)[which % len(self.world.live)]
+
+    def _ledger(self, which: int, budget: Budget | None) -> Ledger:
+        """A new ledger, a slice of one in use, or one in use."""
+        if not self.world.live or which % 3:
+            return Ledger(budget)
+        ledger = self._task(which).ledger
+        return ledger.slice(budget) if budget is not None else ledger
+
+
+def run_machine(machine: type[EngineMachine], examples: int, steps: int, shrink: bool) -> None:
+    phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            phases=phases,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_any_use_keeps_pages_tokens_and_bills_exact() -> None:
+    run_machine(EngineMachine, examples=250, steps=40, shrink=True)
