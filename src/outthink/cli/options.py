@@ -1,0 +1,83 @@
+"""Options that several commands share, and the reading of ``NAME=VALUE`` pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from outthink.cli.console import err
+from outthink.core.errors import CheckpointError, UserError
+
+if TYPE_CHECKING:
+    from outthink.core.registry import Method
+    from outthink.lm.model import Model
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="A directory in the Hugging Face format, a hub id, or a bundled model's name."),
+]
+DeviceOption = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1.")]
+DtypeOption = Annotated[str, typer.Option(help="What the weights compute in: auto (as stored), float32, bfloat16...")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout and nothing else there.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]
+
+
+def open_model(source: str | None, device: str, dtype: str) -> Model:
+    """Load a model and start its engine, with a spinner on the terminal; raises what `outthink.load` raises."""
+    with err().status(f"loading {source or 'the bundled model'}"):
+        from outthink.lm.model import bundled_models, load
+
+        if source is None and not bundled_models():
+            raise CheckpointError(
+                "No model is bundled with this installation: name one with --model, a directory in the Hugging Face "
+                "format or a hub id."
+            )
+        return load(source, device=device, dtype=dtype)
+
+
+def read_settings(pairs: Iterable[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of ``NAME=VALUE`` pairs, each of the type of its default; names without a default are guessed at.
+
+    Raises UserError for a pair that is none and for a value that is not of its default's type.
+    """
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        name = name.replace("-", "_")
+        if not (name and equals):
+            raise UserError(f"Cannot read option {pair!r}: write NAME=VALUE, such as 'width=8'.")
+        read = _read_value(value)
+        default = defaults.get(name)
+        if default is not None and not _fits(read, default):
+            raise UserError(f"Option {name}={value!r} must be a {_KIND.get(type(default), type(default).__name__)}.")
+        settings[name] = read
+    return settings
+
+
+def check_options(method: Method, options: Mapping[str, Any]) -> None:
+    """Raise UserError for an option that ``method`` has not, before a model is loaded."""
+    if unknown := sorted(options.keys() - method.options.keys()):
+        has = ", ".join(method.options) or "none"
+        raise UserError(f"Strategy '{method.name}' has no option {', '.join(unknown)}; it has: {has}.")
+
+
+_KIND = {int: "whole number", float: "number", bool: "true or false", str: "word"}
+
+
+def _read_value(text: str) -> Any:
+    if text.lower() in ("true", "false", "none"):
+        return {"true": True, "false": False, "none": None}[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    return isinstance(value, int | float) if isinstance(default, float) else isinstance(value, type(default))

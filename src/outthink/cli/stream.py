@@ -1,0 +1,65 @@
+"""Text on stdout as it is drawn, without what a stop string ends."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+
+from outthink.cli.console import printable
+
+
+class TextStream:
+    """Writes pieces of one text as they come, but never any part of a stop string.
+
+    `on_token` may be called from any thread; the writing is done by the event loop that made the stream. When the
+    reader has gone away, ``give_up`` is called and `finish` raises BrokenPipeError.
+    """
+
+    def __init__(self, stop: Sequence[str], give_up: Callable[[], None]) -> None:
+        self._stop, self._give_up = tuple(stop), give_up
+        self._loop = asyncio.get_running_loop()
+        self._text, self._written = "", 0
+        self._broken = False
+
+    def on_token(self, _index: int, text: str) -> None:
+        """Take a new piece; see `outthink.lm.protocol.OnToken`."""
+        self._loop.call_soon_threadsafe(self._take, text)
+
+    async def finish(self, completion: str) -> None:
+        """Write what is left of ``completion``, the whole text, and end its last line."""
+        await asyncio.sleep(0)  # pieces that are on their way come first
+        self._write(completion[self._written :])
+        if not completion.endswith("\n"):
+            self._write("\n")
+        if self._broken:
+            raise BrokenPipeError
+
+    def _take(self, text: str) -> None:
+        self._text += text
+        safe = held_back(self._text, self._stop)
+        if safe > self._written:
+            self._write(self._text[self._written : safe])
+            self._written = safe
+
+    def _write(self, text: str) -> None:
+        if self._broken:
+            return
+        try:
+            sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            self._broken = True
+            self._give_up()
+
+
+def held_back(text: str, stop: Sequence[str]) -> int:
+    """How much of ``text`` cannot belong to a stop string, whatever is written next."""
+    found = [at for needle in stop if (at := text.find(needle)) >= 0]
+    if found:
+        return min(found)
+    longest = max((len(needle) for needle in stop), default=1) - 1
+    for at in range(max(0, len(text) - longest), len(text)):
+        if any(needle.startswith(text[at:]) for needle in stop):
+            return at
+    return len(text)

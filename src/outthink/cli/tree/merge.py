@@ -1,0 +1,135 @@
+"""Many lines of thought as one tree to read: where they agree and where they part.
+
+A vote over 64 lines is, as a record, 64 children of one prompt. Read step by step (a step is a line of text), many of
+them begin alike. Sibling thoughts that begin with equal steps share them here, and steps between which nothing parts
+are one passage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from outthink.core.thought import Thought
+
+
+@dataclass(eq=False)
+class Step:
+    """A line of text, or none at the very root, and the thoughts that end with it."""
+
+    text: str = ""
+    parent: Step | None = None
+    children: dict[str, Step] = field(default_factory=dict)
+    thoughts: list[Thought] = field(default_factory=list)
+
+    @property
+    def lines(self) -> list[Thought]:
+        """The whole lines of thought that end here: what was written and not gone on with."""
+        return [thought for thought in self.thoughts if thought.finish is not None and not thought.children]
+
+
+def split_steps(text: str) -> list[str]:
+    """The steps of a text: its lines; a blank line belongs to the one before it. White space at ends is dropped."""
+    steps: list[str] = []
+    for line in text.split("\n"):
+        if line.strip():
+            steps.append(line.rstrip())
+        elif steps:
+            steps[-1] += "\n"
+    return [step.rstrip("\n") for step in steps]
+
+
+def merge(tree: Thought) -> Step:
+    """The steps of all thoughts below ``tree``, equal ones under the same step merged."""
+    root = Step()
+    stack = [(tree, root)]
+    while stack:
+        thought, at = stack.pop()
+        for text in split_steps(thought.text):
+            at = at.children.setdefault(text, Step(text, at))
+        at.thoughts.append(thought)
+        stack += [(child, at) for child in reversed(thought.children)]
+    return root
+
+
+def passages(tree: Thought, winner: Thought | None = None) -> list[dict[str, Any]]:
+    """The merged tree as JSON values: passages, parents before children.
+
+    A passage has ``id``, ``parent`` (an id or None), ``steps`` (its texts, with value, visits and weight where a
+    thought that goes on ends there), ``lines`` (those that end with it) and ``won``: whether the line ``winner`` runs
+    through it.
+    """
+    root = merge(tree)
+    won = _path(root, winner)
+    found: list[dict[str, Any]] = []
+    stack: list[tuple[Step, int | None]] = [(root, None)]
+    while stack:
+        step, parent = stack.pop()
+        run = list(_run(step))
+        steps = [{"text": s.text, **_marks(s)} for s in run if s.text]
+        last, number = run[-1], len(found)
+        lines = [_line(thought, won=thought is winner) for thought in last.lines]
+        found.append({"id": number, "parent": parent, "steps": steps, "lines": lines, "won": step in won})
+        stack += [(child, number) for child in reversed(last.children.values())]
+    return found
+
+
+def _run(step: Step) -> Iterator[Step]:
+    """``step`` and those after it until something parts or a line ends."""
+    yield step
+    while len(step.children) == 1 and not step.lines:
+        (step,) = step.children.values()
+        yield step
+
+
+def _path(root: Step, winner: Thought | None) -> set[Step]:
+    """The steps from the root to where ``winner`` ends."""
+    stack, path = [root], set[Step]()
+    while stack and winner is not None:
+        at = stack.pop()
+        if winner in at.thoughts:
+            step: Step | None = at
+            while step is not None:
+                path.add(step)
+                step = step.parent
+            break
+        stack += at.children.values()
+    return path
+
+
+def _marks(step: Step) -> dict[str, Any]:
+    """What a search noted of the thoughts that end with this step and go on."""
+    going_on = [thought for thought in step.thoughts if thought.children]
+    marks: dict[str, Any] = {}
+    if values := [thought.value for thought in going_on if thought.value is not None]:
+        marks["value"] = _number(max(values))
+    if visits := [thought.visits for thought in going_on if thought.visits is not None]:
+        marks["visits"] = sum(visits)
+    if weights := [thought.weight for thought in going_on if thought.weight is not None]:
+        marks["weight"] = _number(math.fsum(weights))
+    return marks
+
+
+def _line(thought: Thought, won: bool) -> dict[str, Any]:
+    """The record of a whole line of thought, as its last thought tells it."""
+    parts = thought.line()
+    return {
+        "answer": thought.answer,
+        "fate": thought.fate,
+        "finish": thought.finish,
+        "log_prob": _number(math.fsum(part.log_prob for part in parts)),
+        "tokens": sum(part.tokens for part in parts),
+        "value": _number(thought.value),
+        "weight": _number(thought.weight),
+        "visits": thought.visits,
+        "won": won,
+    }
+
+
+def _number(value: float | None) -> float | str | None:
+    """JSON has no infinities; a value of minus infinity is a verifier's veto."""
+    if value is None or math.isnan(value):
+        return None
+    return value if math.isfinite(value) else ("ruled out" if value < 0 else "certain")
