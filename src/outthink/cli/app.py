@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 import outthink
-from outthink.cli import bench, doctor, generate, methods, solve, tasks, train
+from outthink.cli import bench, demo, doctor, generate, methods, solve, tasks, train
 from outthink.cli.console import complain
 from outthink.core.errors import OutthinkError, UserError
 
@@ -102,3 +102,4 @@ app.add_typer(tasks.app, name="tasks")
 app.command()(train.train)
 app.add_typer(bench.app, name="bench")
 app.command()(doctor.doctor)
+app.command()(demo.demo)
