@@ -15,7 +15,7 @@ from outthink.cli import bench, demo, doctor, generate, methods, solve, tasks, t
 from outthink.cli.console import complain
 from outthink.core.errors import OutthinkError, UserError
 
-COMMANDS = ("solve", "generate", "methods", "tasks", "train", "bench", "doctor")
+COMMANDS = ("demo", "solve", "generate", "methods", "tasks", "train", "bench", "doctor")
 FAILURE, MISTAKE, INTERRUPTED = 1, 2, 130
 # Usage errors of the parser below typer; their class has moved between typer's versions.
 _ParserError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
