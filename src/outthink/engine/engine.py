@@ -15,7 +15,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from outthink.core.errors import PromptError
 from outthink.engine.billing import Costs, Purse, Stats, bill
 from outthink.engine.pack import pack, page_copies
 from outthink.engine.sampler import Row, log_softmax, sample
@@ -328,19 +327,6 @@ class Engine:
         task.over = True
         self._tasks.pop(task, None)
         self._leave_parent(task)
-
-
-def check_prompt(tokens: Tokens[int], max_positions: int, vocab_size: int) -> None:
-    """Raise PromptError for a prompt that is empty, too long, or holds ids outside the vocabulary."""
-    if not tokens:
-        raise PromptError("The prompt is empty: give at least one token of text.")
-    if len(tokens) >= max_positions:
-        raise PromptError(
-            f"The prompt has {len(tokens):,} tokens, and {max_positions:,} positions is the most that this model and "
-            "its page pool hold, with at least one to be written. Shorten the prompt or raise the KV memory."
-        )
-    if bad := [t for t in tokens if not 0 <= t < vocab_size]:
-        raise PromptError(f"Token id {bad[0]} is outside the vocabulary of {vocab_size:,}.")
 
 
 def _generation(sequence: Sequence) -> Generation:

@@ -63,7 +63,9 @@ def sampling_law(logits: NDArray[np.float32], rows: Sequence[Row]) -> Floats:
         _adjust(scores[r], row)
     temperature = np.array([row.sampling.temperature for row in rows])
     greedy = temperature == 0
-    law = np.exp(log_softmax(scores / np.where(greedy, 1.0, temperature)[:, None]))
+    below_largest = scores - scores.max(axis=1, keepdims=True)  # so that no temperature makes infinities of them
+    with np.errstate(over="ignore"):
+        law = np.exp(log_softmax(below_largest / np.where(greedy, 1.0, temperature)[:, None]))
     filtered = [
         r for r, row in enumerate(rows) if row.sampling.top_k or row.sampling.top_p < 1 or row.sampling.min_p > 0
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from outthink.core.errors import EngineError
 from outthink.engine.engine import Engine
@@ -18,31 +19,35 @@ class EngineThread:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._wake = threading.Event()
-        self._closing = False
+        self._gate = threading.RLock()
+        self._closing = self._stopped = False
         self._thread = threading.Thread(target=self._run, name="outthink-engine", daemon=True)
         self._thread.start()
 
     def submit(self, command: Callable[[], None]) -> None:
-        """Have ``command`` run on the stepping thread between two steps. Safe from any thread."""
-        self.engine.submit(command)
+        """Have ``command`` run on the stepping thread between two steps. Safe from any thread.
+
+        Once the engine has stopped it runs at once, and hears from the engine that it has.
+        """
+        with self._gate:  # held to hand in a command, never across a step; so none is handed in after the last look
+            if self._stopped:
+                command()
+            else:
+                self.engine.submit(command)
         self._wake.set()
 
     def call(self, command: Callable[[], object]) -> object:
-        """Run ``command`` on the stepping thread and wait for its result."""
-        box: list[object] = []
-        done = threading.Event()
+        """Run ``command`` on the stepping thread, wait for it, and return or raise what it does."""
+        answer: Future[object] = Future()
 
         def run() -> None:
             try:
-                box.append(command())
-            finally:
-                done.set()
+                answer.set_result(command())
+            except BaseException as error:  # noqa: BLE001  it is raised again where the call was made
+                answer.set_exception(error)
 
         self.submit(run)
-        done.wait()
-        if not box:
-            raise EngineError("The engine has stopped.")
-        return box[0]
+        return answer.result()
 
     def close(self) -> None:
         """Stop stepping; requests in flight end with an EngineError."""
@@ -57,12 +62,13 @@ class EngineThread:
             try:
                 while self.engine.step() and not self._closing:
                     pass
-            except Exception as error:  # noqa: BLE001  whatever it is, those who wait must hear of it
+            except BaseException as error:  # noqa: BLE001  whatever it is, those who wait must hear of it
                 failure = EngineError(f"The engine stopped: {type(error).__name__}: {error}")
                 failure.__cause__ = error
                 self.engine.fail(failure)
             if not self.engine.has_inbox and not self._closing:
                 self._wake.wait()
         self.engine.fail(EngineError("The engine was closed."))
-        while self.engine.step_inbox():
-            pass
+        with self._gate:
+            self.engine.step_inbox()
+            self._stopped = True

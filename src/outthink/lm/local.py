@@ -8,18 +8,20 @@ from functools import partial
 from typing import Any
 
 from outthink.core.budget import Ledger
-from outthink.core.errors import PromptError
+from outthink.core.errors import BranchClosedError, PromptError
 from outthink.core.question import Prompt
 from outthink.core.rng import mix
 from outthink.core.sampling import Sampling, Until
 from outthink.core.thought import Thought
-from outthink.engine.engine import Engine, check_prompt
+from outthink.engine.checks import check_options, check_prompt, check_tokens
+from outthink.engine.engine import Engine
 from outthink.engine.sequence import Extend, Score, Task
 from outthink.engine.sequence import Prompt as EnginePrompt
 from outthink.engine.sequence import Sequence as EngineSequence
 from outthink.engine.thread import EngineThread
 from outthink.lm.branch import BaseBranch
 from outthink.lm.protocol import Branch, OnToken
+from outthink.lm.reply import Reply
 from outthink.models.tokenizer import Tokenizer
 
 
@@ -70,10 +72,14 @@ class LocalLM:
         """See `LM.root`."""
         tokens = self.encode(prompt)
         check_prompt(tokens, self.engine.max_positions, self._tokenizer.vocab_size)
-        future: asyncio.Future[EngineSequence] = asyncio.get_running_loop().create_future()
-        self._submit(lambda: _resolve(future, self.engine.open_root(tokens, self._namespace)))
-        sequence = await future
+        sequence = await self._open(lambda: self.engine.open_root(tokens, self._namespace))
         return LocalBranch(self, None, self.tree.child(), mix(0, 0), sequence, EnginePrompt(len(tokens), len(tokens)))
+
+    async def _open(self, make: Callable[[], EngineSequence]) -> EngineSequence:
+        """A sequence made on the stepping thread; closed again where nobody waits for it any more."""
+        reply = Reply[EngineSequence](lambda sequence: self._submit(lambda: self.engine.close(sequence)))
+        self._submit(lambda: reply.send(make()))
+        return await reply.wait()
 
     def _submit(self, command: Callable[[], None]) -> None:
         self._thread.submit(command)
@@ -106,6 +112,8 @@ class LocalBranch(BaseBranch):
         self.refuse_if_closed("extend")
         if n < 1:
             return []
+        until, sampling = until or Until(), sampling or self._lm.sampling
+        check_options(sampling, until, self._lm._tokenizer.vocab_size)
         keys, engine = self.next_keys(n), self._lm.engine
         grown = await self._run(
             lambda done, failed: Extend(
@@ -115,10 +123,10 @@ class LocalBranch(BaseBranch):
                 failed,
                 self._prompt,
                 keys=keys,
-                until=until or Until(),
-                sampling=sampling or self._lm.sampling,
+                until=until,
+                sampling=sampling,
                 limit=engine.max_positions,
-                on_token=on_token,
+                on_token=None if on_token is None else _guarded(on_token, failed),
             )
         )
         return [self._child(sequence, key) for sequence, key in zip(grown, keys, strict=True)]
@@ -139,10 +147,9 @@ class LocalBranch(BaseBranch):
         self.refuse_if_closed("feed")
         tokens, engine = self._tokens_of(text), self._lm.engine
         self._check_room(tokens)
-        future: asyncio.Future[EngineSequence] = asyncio.get_running_loop().create_future()
-        self._lm._submit(lambda: _resolve(future, engine.open_child(self._sequence, tokens)))
         (key,) = self.next_keys(1)
-        child = LocalBranch(self._lm, self, self.thought.child(), key, await future, self._prompt)
+        sequence = await self._lm._open(lambda: engine.open_child(self._sequence, tokens))
+        child = LocalBranch(self._lm, self, self.thought.child(), key, sequence, self._prompt)
         child.tokens = tuple(tokens)
         child.text = child.completion = self._lm._tokenizer.decode(tokens)
         child.record()
@@ -157,35 +164,35 @@ class LocalBranch(BaseBranch):
     def _close_now(self) -> None:
         for task in list(self._tasks):
             self._lm.engine.cancel(task)
+            task.failed(BranchClosedError("The branch was closed while it was being extended or scored."))
         self._lm.engine.close(self._sequence)
 
     async def _run(self, make: Callable[[Callable[..., None], Callable[[BaseException], None]], Extend | Score]) -> Any:
         """Start a task on the engine and wait for its result; cancelling the wait cancels the task."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        loop, engine = future.get_loop(), self._lm.engine
+        engine, submit = self._lm.engine, self._lm._submit
+
+        def discard(_: Any) -> None:
+            if isinstance(task, Extend):
+                submit(partial(_close_all, engine, task.children))
 
         def done(result: Any) -> None:
             self._tasks.discard(task)
-            loop.call_soon_threadsafe(deliver, result)
-
-        def deliver(result: Any) -> None:
-            if not future.done():
-                future.set_result(result)
-            elif isinstance(task, Extend):  # cancelled while the result was on its way: nobody will close these
-                self._lm._submit(partial(_close_all, engine, task.children))
+            reply.send(result)
 
         def failed(error: BaseException) -> None:
             self._tasks.discard(task)
-            loop.call_soon_threadsafe(lambda: None if future.done() else future.set_exception(error))
+            reply.fail(error)
+            submit(lambda: engine.cancel(task))
 
+        reply = Reply[Any](discard)
         task = make(done, failed)
         self._tasks.add(task)
-        self._lm._submit(lambda: engine.start(task))
+        submit(lambda: engine.start(task))
         try:
-            return await future
+            return await reply.wait()
         except asyncio.CancelledError:
             self._tasks.discard(task)
-            self._lm._submit(lambda: engine.cancel(task))
+            submit(lambda: engine.cancel(task))
             raise
 
     def _child(self, sequence: EngineSequence, key: int) -> LocalBranch:
@@ -204,7 +211,9 @@ class LocalBranch(BaseBranch):
         return child
 
     def _tokens_of(self, text: str | Sequence[int]) -> list[int]:
-        return self._lm._tokenizer.encode(text) if isinstance(text, str) else list(text)
+        tokens = self._lm._tokenizer.encode(text) if isinstance(text, str) else list(text)
+        check_tokens(tokens, self._lm._tokenizer.vocab_size)
+        return tokens
 
     def _check_room(self, tokens: Sequence[int]) -> None:
         length = len(self._sequence.tokens) + len(tokens)
@@ -220,6 +229,13 @@ def _close_all(engine: Engine, sequences: Sequence[EngineSequence]) -> None:
         engine.close(sequence)
 
 
-def _resolve(future: asyncio.Future[Any], result: Any) -> None:
-    """Set ``result`` from the stepping thread."""
-    future.get_loop().call_soon_threadsafe(lambda: None if future.done() else future.set_result(result))
+def _guarded(on_token: OnToken, failed: Callable[[BaseException], None]) -> OnToken:
+    """``on_token`` such that an error of its own ends the request that it belongs to, and no other."""
+
+    def shown(index: int, text: str) -> None:
+        try:
+            on_token(index, text)
+        except Exception as error:  # noqa: BLE001  it is the caller's, and reaches the caller
+            failed(error)
+
+    return shown

@@ -1,0 +1,43 @@
+"""What is refused before it reaches the stepping thread, where an error would end every request in flight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from outthink.core.errors import PromptError, SamplingError
+from outthink.core.sampling import Sampling, Until
+
+
+def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
+    """Raise PromptError for ids outside the vocabulary."""
+    if bad := [t for t in tokens if not 0 <= t < vocab_size]:
+        raise PromptError(f"Token id {bad[0]} is outside the vocabulary of {vocab_size:,}.")
+
+
+def check_prompt(tokens: Sequence[int], max_positions: int, vocab_size: int) -> None:
+    """Raise PromptError for a prompt that is empty, too long, or holds ids outside the vocabulary."""
+    if not tokens:
+        raise PromptError("The prompt is empty: give at least one token of text.")
+    if len(tokens) >= max_positions:
+        raise PromptError(
+            f"The prompt has {len(tokens):,} tokens, and {max_positions:,} positions is the most that this model and "
+            "its page pool hold, with at least one to be written. Shorten the prompt or raise the KV memory."
+        )
+    check_tokens(tokens, vocab_size)
+
+
+def check_options(sampling: Sampling, until: Until, vocab_size: int) -> None:
+    """Raise SamplingError for what cannot be applied to this vocabulary, or leaves nothing to draw."""
+    if not isinstance(sampling.seed, int):
+        raise SamplingError(f"seed={sampling.seed!r} must be a whole number.")
+    for token, bias in sampling.logit_bias.items():
+        if not 0 <= token < vocab_size:
+            raise SamplingError(f"logit_bias is given for token {token}, outside the vocabulary of {vocab_size:,}.")
+        if bias == math.inf:
+            raise SamplingError(f"logit_bias[{token}]=inf is out of range: it must be a number or -inf.")
+    if sum(bias == -math.inf for bias in sampling.logit_bias.values()) >= vocab_size:
+        raise SamplingError("logit_bias forbids every token of the vocabulary: leave at least one to be drawn.")
+    for stop in until.stop:
+        if any("\ud800" <= character <= "\udfff" for character in stop):
+            raise SamplingError(f"The stop string {stop!r} is no valid Unicode.")
