@@ -43,7 +43,7 @@ def test_process_exits_with_a_backend_alive():
         backend.run(make_batch([([1, 2, 3], 0, [1])]))
         print("done")
     """
-    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    path = os.pathsep.join(sys.path)
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
         env={**os.environ, "PYTHONPATH": path},

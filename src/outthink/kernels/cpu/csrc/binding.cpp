@@ -75,24 +75,24 @@ class Core {
         }
         const std::vector<int32_t> outputs(row_map.data(), row_map.data() + row_map.size());
         const std::vector<int32_t> inputs(column_map.data(), column_map.data() + column_map.size());
-        const auto [expected_outputs, expected_inputs] = expected_size(name);
-        require(static_cast<int>(outputs.size()) == expected_outputs &&
-                    static_cast<int>(inputs.size()) == expected_inputs,
+        const Linear& shape = weights.linear;
+        require(static_cast<int>(outputs.size()) == shape.outputs &&
+                    words_of(shape.format, static_cast<int>(inputs.size())) == shape.words,
                 "The weights of '" + name + "' do not have the model's shape.");
         require(!matrices.empty(), "No weights for '" + name + "'.");
         for (const int32_t row : outputs) require(row >= -1 && row < rows, "A row map points outside the weights.");
         for (const int32_t column : inputs) {
             require(column >= -1 && column < matrices.front().columns, "A column map points outside the weights.");
         }
-        const Format format = model_->shape().format;
         {
             nb::gil_scoped_release unlocked;
-            weights = pack(matrices, outputs, inputs, format);
+            pack(matrices, outputs, inputs, weights);
         }
         if (bias) {
-            weights.bias = padded(*bias, expected_outputs);
+            weights.bias = padded(*bias, shape.outputs);
             weights.linear.bias = weights.bias.data();
         }
+        weights.filled = true;
     }
 
     void set_vector(int layer, const std::string& name, const Floats& values) {
@@ -133,11 +133,10 @@ class Core {
 
     // Refuses to compute before everything has been set.
     void seal() {
-        const auto set = [](const Weights& weights) { return weights.linear.weights != nullptr; };
-        bool complete = set(model_->head) && model_->embedding && !model_->final_norm.empty() &&
+        bool complete = model_->head.filled && model_->embedding && !model_->final_norm.empty() &&
                         !model_->cosines.empty();
         for (const Layer& layer : model_->layers) {
-            complete = complete && set(layer.qkv) && set(layer.output) && set(layer.gate_up) && set(layer.down) &&
+            complete = complete && layer.qkv.filled && layer.output.filled && layer.gate_up.filled && layer.down.filled &&
                        !layer.input_norm.empty() && !layer.post_norm.empty() &&
                        layer.q_norm.empty() == layer.k_norm.empty();
         }
@@ -200,18 +199,6 @@ class Core {
         if (name == "gate_up") return target.gate_up;
         require(name == "down", "Unknown weights '" + name + "'.");
         return target.down;
-    }
-
-    std::pair<int, int> expected_size(const std::string& name) const {
-        const Shape& shape = model_->shape();
-        const int hidden = round_up(shape.hidden_size, kLanes), queries = shape.num_heads * model_->head_stride();
-        if (name == "head") return {round_up(shape.vocab_size, kBlockOutputs), hidden};
-        if (name == "qkv") {
-            return {round_up(queries + 2 * shape.num_kv_heads * model_->head_stride(), kBlockOutputs), hidden};
-        }
-        if (name == "output") return {model_->hidden_stride(), queries};
-        if (name == "gate_up") return {2 * model_->mlp_stride(), hidden};
-        return {model_->hidden_stride(), model_->mlp_stride()};
     }
 
     std::unique_ptr<Model> model_;

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 #include <utility>
@@ -21,19 +22,29 @@ class Memory {
         data_ = static_cast<T*>(std::calloc(count, sizeof(T)));
         if (!data_) throw std::bad_alloc();
 #else
-        void* block = mmap(nullptr, bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        // Whole huge pages, aligned: a large block that straddles small ones reads at half the speed.
+        const size_t size = reserved();
+        void* block = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (block == MAP_FAILED) throw std::bad_alloc();
+        auto start = reinterpret_cast<uintptr_t>(block);
+        const uintptr_t aligned = (start + kHuge - 1) / kHuge * kHuge;
+        if (bytes() >= kHuge / 2) {
+            const uintptr_t end = aligned + (size - kHuge);
+            if (aligned > start) munmap(block, aligned - start);
+            if (start + size > end) munmap(reinterpret_cast<void*>(end), start + size - end);
+            start = aligned;
 #ifdef MADV_HUGEPAGE
-        if (bytes() >= (size_t{2} << 20)) madvise(block, bytes(), MADV_HUGEPAGE);
+            madvise(reinterpret_cast<void*>(start), size - kHuge, MADV_HUGEPAGE);
 #endif
-        data_ = static_cast<T*>(block);
+        }
+        data_ = reinterpret_cast<T*>(start);
 #endif
     }
     ~Memory() {
 #ifdef __SANITIZE_ADDRESS__
         std::free(data_);
 #else
-        if (data_) munmap(data_, bytes());
+        if (data_) munmap(data_, bytes() >= kHuge / 2 ? reserved() - kHuge : reserved());
 #endif
     }
     Memory(Memory&& other) noexcept { *this = std::move(other); }
@@ -48,6 +59,12 @@ class Memory {
     size_t bytes() const { return count_ * sizeof(T); }
 
    private:
+    static constexpr size_t kHuge = size_t{2} << 20;
+    size_t reserved() const {
+        if (bytes() < kHuge / 2) return bytes();
+        return (bytes() + kHuge - 1) / kHuge * kHuge + kHuge;
+    }
+
     T* data_ = nullptr;
     size_t count_ = 0;
 };

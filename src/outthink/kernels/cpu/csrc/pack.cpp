@@ -58,16 +58,10 @@ void gather_row(const std::vector<Source>& sources, int32_t index, const std::ve
 
 }  // namespace
 
-Weights pack(const std::vector<Source>& sources, const std::vector<int32_t>& row_map,
-             const std::vector<int32_t>& column_map, Format format) {
-    Weights packed;
-    Linear& linear = packed.linear;
-    linear.format = format;
-    linear.outputs = static_cast<int>(row_map.size());
-    linear.words = words_of(format, static_cast<int>(column_map.size()));
-    const size_t words = static_cast<size_t>(linear.words);
-    packed.tiles = Memory<uint32_t>(row_map.size() * words);
-    linear.weights = packed.tiles.data();
+void pack(const std::vector<Source>& sources, const std::vector<int32_t>& row_map,
+          const std::vector<int32_t>& column_map, Weights& weights) {
+    const Format format = weights.linear.format;
+    const size_t words = static_cast<size_t>(weights.linear.words);
     std::vector<uint32_t> rows(kLanes * words);
     for (size_t first = 0; first < row_map.size(); first += kLanes) {
         for (size_t r = 0; r < kLanes; ++r) {
@@ -78,12 +72,11 @@ Weights pack(const std::vector<Source>& sources, const std::vector<int32_t>& row
                 gather_row(sources, row_map[first + r], column_map, format, row);
             }
         }
-        uint32_t* tile = packed.tiles.data() + first / kBlockOutputs * kBlockOutputs * words + first % kBlockOutputs;
+        uint32_t* tile = weights.tiles + first / kBlockOutputs * kBlockOutputs * words + first % kBlockOutputs;
         for (size_t w = 0; w < words; ++w) {
             for (size_t r = 0; r < kLanes; ++r) tile[w * kBlockOutputs + r] = rows[r * words + w];
         }
     }
-    return packed;
 }
 
 }  // namespace outthink

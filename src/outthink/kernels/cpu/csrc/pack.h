@@ -14,9 +14,9 @@ struct Source {
     int rows, columns;
 };
 
-// Output o of the packed weights is row `row_map[o]` of the sources stacked, input i is column `column_map[i]`;
-// -1 stands for zeros. Sizes of both maps are padded: outputs to 64, inputs to 16.
-Weights pack(const std::vector<Source>& sources, const std::vector<int32_t>& row_map,
-             const std::vector<int32_t>& column_map, Format format);
+// Fills the tiles: output o is row `row_map[o]` of the sources stacked, input i is column `column_map[i]`; -1 stands for
+// zeros. The maps are as long as the padded weights are wide and high, and point inside the sources.
+void pack(const std::vector<Source>& sources, const std::vector<int32_t>& row_map,
+          const std::vector<int32_t>& column_map, Weights& weights);
 
 }  // namespace outthink

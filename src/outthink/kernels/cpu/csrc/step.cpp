@@ -37,6 +37,38 @@ Model::Model(const Shape& shape, const Kernels& kernels, int threads)
         scratch.weights.resize(kMaxQueries * kBlockPositions);
         scratch.states.resize(2 * kMaxQueries * static_cast<size_t>(kStateHeader + head_stride_));
     }
+    lay_out_weights();
+}
+
+// One block of memory for all: small ones would not get huge pages, and reading would stop at each of their ends.
+void Model::lay_out_weights() {
+    std::vector<Weights*> order;
+    const auto add = [&](Weights& weights, int outputs, int inputs) {
+        weights.linear.format = shape_.format;
+        weights.linear.outputs = outputs;
+        weights.linear.words = words_of(shape_.format, inputs);
+        order.push_back(&weights);
+    };
+    const int hidden = round_up(shape_.hidden_size, kLanes);
+    for (Layer& layer : layers) {
+        add(layer.qkv, qkv_stride_, hidden);
+        add(layer.output, hidden_stride_, shape_.num_heads * head_stride_);
+        add(layer.gate_up, 2 * mlp_stride_, hidden);
+        add(layer.down, hidden_stride_, mlp_stride_);
+    }
+    add(head, round_up(shape_.vocab_size, kBlockOutputs), hidden);
+    const auto size = [](const Weights* weights) {
+        return static_cast<size_t>(weights->linear.outputs) * static_cast<size_t>(weights->linear.words);
+    };
+    size_t total = 0;
+    for (const Weights* weights : order) total += size(weights);
+    weights_ = Memory<uint32_t>(total);
+    uint32_t* next = weights_.data();
+    for (Weights* weights : order) {
+        weights->tiles = next;
+        weights->linear.weights = next;
+        next += size(weights);
+    }
 }
 
 void Model::run(const Batch& batch, float* logits) {

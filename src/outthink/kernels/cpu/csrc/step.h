@@ -21,8 +21,9 @@ struct Shape {
 
 struct Weights {
     Linear linear;
-    Memory<uint32_t> tiles;
+    uint32_t* tiles = nullptr;  // of the model's weight memory
     std::vector<float> bias;
+    bool filled = false;
 };
 
 struct Layer {
@@ -73,6 +74,7 @@ class Model {
         std::vector<uint32_t> weights;
     };
 
+    void lay_out_weights();
     void plan(const Batch& batch);
     void order_rows(const Batch& batch);
     void reserve(int rows);
@@ -95,6 +97,7 @@ class Model {
     int hidden_stride_, head_stride_, mlp_stride_, qkv_stride_;
     int input_words_, mlp_words_, query_words_;  // of a row of activations
     ptrdiff_t head_words_, page_words_, layer_words_;
+    Memory<uint32_t> weights_;  // in the order of use
     Memory<uint32_t> kv_;
 
     // Of the step that is running.
