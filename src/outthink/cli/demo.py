@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from outthink.cli.console import err, out, table, write_text
+from outthink.cli.console import err, out, output_file, table, write_text
 from outthink.cli.options import ModelOption, SeedOption, open_model
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def demo(
     from outthink.reason.solve import ask, solve
     from outthink.tasks.suites import draw_problems
 
-    console = out()
+    console, page = out(), output_file(tree)
     drawn = draw_problems(FAMILY, DIFFICULTY, "test", problems, seed)
     with open_model(model, "cpu", "auto") as loaded:
         backend = loaded.engine.backend.name
@@ -74,7 +74,7 @@ def demo(
         _heading("\nsampling until the exact checker accepts a line, on a budget of 2k tokens", style="dim")
         checked = solve(shown.problem, model=loaded, strategy="sample-until-verified", verifier="exact", budget="2k")
         print_report(console, checked, question)
-        write_text(tree, tree_page(shown.vote, question, {"model": loaded.name, "strategy": "majority-vote"}))
+        write_text(page, tree_page(shown.vote, question, {"model": loaded.name, "strategy": "majority-vote"}))
     console.print(Text(f"\nthe tree of reasoning behind the vote: {tree}"), soft_wrap=True)
     _summary(trials)
 
