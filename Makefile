@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check test-slow test-gpu bench-scaling clean
+.PHONY: demo test check test-slow test-gpu clean
 
 demo: $(VENV)/.installed  ## Watch a small model think: sample, vote, verify; prints answer, posterior and bill.
 	$(BIN)/outthink demo
@@ -24,7 +24,7 @@ test-gpu: $(VENV)/.installed-dev  ## The checks that need a CUDA device.
 	$(BIN)/python -m pytest -m gpu
 
 # torch goes first: asked for by another package, pip might pick a newer build with gigabytes of CUDA.
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml CMakeLists.txt $(wildcard src/outthink/kernels/cpu/csrc/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet "torch>=2.11,<2.14"
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable .

@@ -20,8 +20,8 @@ from outthink.verify import Verifier
     "sample-until-verified",
     family="aggregation",
     summary="Sample lines a few at a time until the verifier accepts one.",
-    guarantee="lossless",
-    promise="with a sound verifier, an accepted answer is right; without one accepted, the majority is returned",
+    guarantee="bounded",
+    promise="an accepted answer is wrong no more often than the verifier accepts wrong ones: never, if it is sound",
     paper="Brown et al. 2024, Large Language Monkeys: Scaling Inference Compute with Repeated Sampling, "
     "arXiv:2407.21787",
 )
