@@ -37,6 +37,15 @@ def shuffled(rng: random.Random, items: Iterable[T]) -> list[T]:
     return sorted(items, key=lambda _: rng.random())
 
 
+def some(rng: random.Random, items: Iterable[T], count: int) -> list[T]:
+    """``count`` of ``items`` in random order, without repetition; draws one number for each."""
+    pool = list(items)
+    for place in range(count):
+        other = place + int(rng.random() * (len(pool) - place))
+        pool[place], pool[other] = pool[other], pool[place]
+    return pool[:count]
+
+
 def override(dials: D, changes: Mapping[str, Any]) -> D:
     """``dials`` with ``changes`` made to it; a TaskError names the known dials where one is not among them."""
     for name in changes:

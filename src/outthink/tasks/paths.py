@@ -19,7 +19,7 @@ from itertools import pairwise, product
 from string import ascii_lowercase
 
 from outthink.tasks.canonical import canonical_form
-from outthink.tasks.dials import linear, override, shuffled, whole, within
+from outthink.tasks.dials import linear, override, shuffled, some, whole, within
 from outthink.tasks.oracle import follows
 from outthink.tasks.problem import ANSWER, Problem, check_difficulty, rng_for
 
@@ -34,8 +34,8 @@ Edges = Sequence[tuple[str, str]]
 class PathsDials:
     """``hops``: edges of every path; ``width``: nodes per layer; ``branch``: edges out of a node.
 
-    Fractions are rounded by chance, each layer and node by itself. Difficulty 0..1 gives 2..6 hops, width 2.5..4 and
-    branch 1.5..2.2: from about 5 to about 45 edges.
+    Fractions are rounded by chance, each layer and node by itself. Difficulty 0..1 gives 2.4..6 hops, width 2.7..4 and
+    branch 1.6..2.2: from about 8 to about 45 edges.
     """
 
     hops: float
@@ -49,7 +49,7 @@ class PathsDials:
 
     @staticmethod
     def at(difficulty: float) -> PathsDials:
-        return PathsDials(linear(2, 6, difficulty), linear(2.5, 4, difficulty), linear(1.5, 2.2, difficulty))
+        return PathsDials(linear(2.4, 6, difficulty), linear(2.7, 4, difficulty), linear(1.6, 2.2, difficulty))
 
 
 class Paths:
@@ -142,10 +142,8 @@ def _draw_graph(rng: random.Random, dials: PathsDials) -> tuple[list[list[int]],
     for layer, following in pairwise(layers):
         for position, node in enumerate(layer):
             out = min(whole(rng, dials.branch), len(following))
-            if position == 0:
-                targets = [following[0], *shuffled(rng, following[1:])[: out - 1]]
-            else:
-                targets = shuffled(rng, following)[:out]
+            planned = following[:1] if position == 0 else []
+            targets = planned + some(rng, following[len(planned) :], out - len(planned))
             edges += [(node, target) for target in targets]
     used = {node for edge in edges for node in edge}
     number = {node: position for position, node in enumerate(sorted(used))}
@@ -154,7 +152,7 @@ def _draw_graph(rng: random.Random, dials: PathsDials) -> tuple[list[list[int]],
 
 
 def _draw_names(rng: random.Random, count: int) -> list[str]:
-    return shuffled(rng, ascii_lowercase)[:count] if count <= len(ascii_lowercase) else rng.sample(PAIRS, count)
+    return some(rng, ascii_lowercase if count <= len(ascii_lowercase) else PAIRS, count)
 
 
 def _successors(edges: Edges) -> Mapping[str, list[str]]:
