@@ -14,10 +14,16 @@ FAMILIES: Registry[type[Family] | Family] = Registry(
     "task family",
     "outthink.tasks",
     {
-        "arithmetic": "outthink.tasks.arithmetic:Arithmetic",
-        "paths": "outthink.tasks.paths:Paths",
         "algorithms": "outthink.tasks.algorithms:Algorithms",
+        "arithmetic": "outthink.tasks.arithmetic:Arithmetic",
+        "calculator": "outthink.tasks.calculator:Calculator",
+        "constraints": "outthink.tasks.constraints:Constraints",
+        "countdown": "outthink.tasks.countdown:Countdown",
+        "deduction": "outthink.tasks.deduction:Deduction",
+        "paths": "outthink.tasks.paths:Paths",
+        "procedures": "outthink.tasks.procedures:Procedures",
         "recall": "outthink.tasks.recall:Recall",
+        "sequences": "outthink.tasks.sequences:Sequences",
     },
 )
 
