@@ -13,13 +13,12 @@ from outthink.kv import PagedCache
 from outthink.scheduling import Limits, Scheduler
 
 TOKENS = st.integers(0, VOCAB_SIZE - 1)
-STOPS = st.sampled_from(["a", "ab", "é", "né", "\n", "b\n", "ca"])
 UNTIL = st.builds(
     Until,
-    max_tokens=st.integers(1, 14) | st.none(),
-    stop=st.lists(STOPS, max_size=2, unique=True).map(tuple),
-    stop_tokens=st.lists(TOKENS, max_size=1).map(tuple),
-    ignore_eos=st.booleans(),
+    max_tokens=st.sampled_from([1, 3, 12, 25, None]),
+    stop=st.sampled_from([(), (), (), ("a",), ("ab", "b"), ("né", "é"), ("\n", "b\n")]),
+    stop_tokens=st.sampled_from([(), (), (4,)]),
+    ignore_eos=st.sampled_from([True, True, False]),
 )
 SAMPLING = st.builds(
     Sampling,
@@ -29,7 +28,8 @@ SAMPLING = st.builds(
     seed=st.integers(0, 3),
 )
 WHICH = st.integers(0, 1000)
-BUDGET = st.none() | st.builds(Budget, tokens=st.integers(0, 40)) | st.builds(Budget, flops=st.integers(0, 40_000))
+UNLIMITED = st.none()
+BUDGET = UNLIMITED | UNLIMITED | st.integers(0, 60).map(lambda n: Budget(tokens=n) if n % 3 else Budget(flops=999 * n))
 
 
 class EngineMachine(RuleBasedStateMachine):
@@ -39,15 +39,17 @@ class EngineMachine(RuleBasedStateMachine):
     scheduler: type[Scheduler] = Scheduler
 
     @initialize(
-        num_pages=st.integers(6, 24),
+        pool=st.integers(12, 70),
         page_size=st.sampled_from([1, 3, 4]),
         batch=st.sampled_from([1, 5, 64]),
         sequences=st.sampled_from([2, 64]),
     )
-    def begin(self, num_pages: int, page_size: int, batch: int, sequences: int) -> None:
+    def begin(self, pool: int, page_size: int, batch: int, sequences: int) -> None:
         limits = Limits(max_batch_tokens=batch, max_sequences=sequences)
-        engine = make_engine(num_pages, page_size, limits, 40, self.cache, self.scheduler)
+        engine = make_engine(1 + -(-pool // page_size), page_size, limits, 40, self.cache, self.scheduler)
         self.world = World(engine)
+        for stem in (5, 8):
+            self.world.extend(self.world.root([0, 1, 2, 3, 0, 1, 2, 3][:stem]), 3, Until(stem, ignore_eos=True))
 
     @rule(stem=st.integers(0, 12), rest=st.lists(TOKENS, max_size=6), namespace=st.sampled_from(["", "other"]))
     def root(self, stem: int, rest: list[int], namespace: str) -> None:
@@ -79,17 +81,17 @@ class EngineMachine(RuleBasedStateMachine):
         node = self._node(which)
         self.world.feed(node, text[: self.world.engine.max_positions - len(node.tokens)])
 
-    @precondition(lambda self: self.world.nodes)
+    @precondition(lambda self: len(self.world.nodes) > 2)
     @rule(which=WHICH)
     def close(self, which: int) -> None:
         self.world.close(self._node(which))
 
-    @precondition(lambda self: self.world.live)
+    @precondition(lambda self: len(self.world.live) > 1)
     @rule(which=WHICH)
     def cancel(self, which: int) -> None:
         self.world.cancel(self._task(which))
 
-    @precondition(lambda self: self.world.live)
+    @precondition(lambda self: len(self.world.live) > 2)
     @rule(which=WHICH)
     def cancel_ledger(self, which: int) -> None:
         self._task(which).ledger.cancel()

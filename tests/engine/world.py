@@ -61,6 +61,7 @@ class World:
     finished: list[Task] = field(default_factory=list)
     shown: dict[Task, dict[int, str]] = field(default_factory=dict)
     ledgers: list[Ledger] = field(default_factory=list)
+    num_idle: int = 0
 
     def root(self, tokens: Sequence[int], namespace: str = "") -> Node:
         sequence = self.engine.open_root(tokens, namespace)
@@ -118,10 +119,13 @@ class World:
 
     def step(self) -> bool:
         """One step of the engine, and every check there is."""
-        before = [(ledger, ledger.bill) for ledger in self.ledgers]
+        before, steps, finished = [(x, x.bill) for x in self.ledgers], self.engine.stats.steps, len(self.finished)
         busy = self.engine.step()
         self.check()
         assert busy or not self.live, f"the engine would sleep over {len(self.live)} tasks"
+        progress = self.engine.stats.steps > steps or len(self.finished) > finished or not self.live
+        self.num_idle = 0 if progress else self.num_idle + 1
+        assert self.num_idle < 3, "steps go by and nothing is computed"
         for ledger, bill in before:
             assert ledger.bill.cached >= bill.cached and ledger.bill.prefilled >= bill.prefilled, "a bill went down"
             if ledger.budget.tokens is not None:

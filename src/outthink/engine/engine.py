@@ -58,8 +58,8 @@ class Engine:
     # ---- one turn -------------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """Take what was asked, schedule, run, sample, settle. Returns whether anything was done."""
-        busy = self.step_inbox() or bool(self._ready)
+        """Take what was asked, schedule, run, sample, settle. Returns whether there may be more to do."""
+        self.step_inbox()
         self._cut_spent()
         slices = self.scheduler.schedule(Purse().allow)
         self.stats.steps += bool(slices)
@@ -76,7 +76,7 @@ class Engine:
         draws += self._start_ready()
         if draws:
             self._settle_draws(draws)
-        return busy or bool(slices or draws)
+        return self.busy
 
     # ---- what others ask (through `submit`) ------------------------------------------------------------------------
 
@@ -87,6 +87,11 @@ class Engine:
     @property
     def has_inbox(self) -> bool:
         return bool(self._inbox)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything was asked for or is in flight."""
+        return bool(self._inbox or self._ready or self.scheduler.running or self.scheduler.waiting)
 
     def open_root(self, tokens: Tokens[int], namespace: str = "") -> Sequence:
         """The sequence of a prompt. Equal prompts that are open at the same time are one sequence, computed once."""
@@ -159,13 +164,10 @@ class Engine:
 
     # ---- the parts of a turn ---------------------------------------------------------------------------------------
 
-    def step_inbox(self) -> bool:
-        """Run the commands that were submitted; whether there were any."""
-        taken = False
+    def step_inbox(self) -> None:
+        """Run the commands that were submitted."""
         while self._inbox:
             self._inbox.popleft()()
-            taken = True
-        return taken
 
     def _cut_spent(self) -> None:
         """Cut the tasks whose ledger is exhausted or cannot pay for what must be computed before their first token."""

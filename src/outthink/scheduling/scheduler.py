@@ -3,7 +3,8 @@
 The policy, in the order of `Scheduler.schedule`: sequences that run get their decodes first, then their prefill chunks,
 oldest first; what room is left admits waiting ones, oldest first. When pages run out, branches that merely rest lose
 theirs first (least recently used), then the youngest running sequence is sent back to wait. Both are recomputed later
-from their tokens. The oldest sequence is never sent back, so every sequence finishes.
+from their tokens. The oldest sequence is never sent back, and goes before all others after a step in which it got
+nothing, so every sequence finishes, whatever comes after it.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class Scheduler(Generic[S]):
     running: list[S] = field(default_factory=list)
     resting: dict[S, None] = field(default_factory=dict)
     num_preemptions: int = 0
+    _passed_over: S | None = None
 
     def add(self, sequence: S) -> None:
         """Queue a sequence whose tokens are to be computed; one that rests keeps its pages."""
@@ -89,7 +91,11 @@ class Scheduler(Generic[S]):
         allow = allow or (lambda _sequence, _start, count: count)
         room, slices, filling = self.limits.max_batch_tokens, {}, set()
         preemptions = self.num_preemptions
-        for sequence in sorted(self.running, key=lambda s: (pending(s) > 1, s.arrival)):
+        oldest = min((*self.running[:1], *self.waiting[:1]), key=attrgetter("arrival"), default=None)
+        urgent = oldest if oldest is self._passed_over else None
+        if urgent is not None and urgent.lease is None:
+            self._admit(urgent)
+        for sequence in sorted(self.running, key=lambda s: (s is not urgent, pending(s) > 1, s.arrival)):
             if len(slices) == self.limits.max_sequences:
                 break
             if sequence.lease is not None:  # not preempted since the loop began
@@ -98,14 +104,13 @@ class Scheduler(Generic[S]):
             sequence = self.waiting[0]
             if self.num_preemptions > preemptions:
                 break  # what was just sent back must not push others out again in the same step
-            sequence.lease = self.cache.lease(sequence.tokens, sequence.namespace, sequence.reusable)
+            self._admit(sequence)
             granted = self._grant(sequence, room, allow, slices, filling, preempt=False)
             if not granted and self._blocked(sequence, filling):
-                self._release(sequence)
+                self._send_back(sequence)
                 break
             room -= granted
-            self.running.append(self.waiting.pop(0))
-        self.running.sort(key=attrgetter("arrival"))
+        self._passed_over = None if oldest in slices else oldest
         return list(slices.values())
 
     def commit(self, slices: Iterable[Slice[S]]) -> None:
@@ -174,11 +179,19 @@ class Scheduler(Generic[S]):
                 return None
         return copies
 
+    def _admit(self, sequence: S) -> None:
+        self.waiting.remove(sequence)
+        sequence.lease = self.cache.lease(sequence.tokens, sequence.namespace, sequence.reusable)
+        insort(self.running, sequence, key=attrgetter("arrival"))
+
     def _preempt(self, victim: S) -> None:
         self.num_preemptions += 1
-        self.running.remove(victim)
-        self._release(victim)
-        insort(self.waiting, victim, key=attrgetter("arrival"))
+        self._send_back(victim)
+
+    def _send_back(self, sequence: S) -> None:
+        self.running.remove(sequence)
+        self._release(sequence)
+        insort(self.waiting, sequence, key=attrgetter("arrival"))
 
     def _blocked(self, sequence: S, filling: set) -> bool:
         """Whether nothing was granted for want of pages, rather than to share a page that is being filled."""
