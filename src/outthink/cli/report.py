@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 BAR_WIDTH = 28
 SHOWN_ANSWERS = 8
+SHOWN_LINES = 20
 
 
 def verdict(question: Question, answer: str | None) -> bool | None:
@@ -38,11 +39,17 @@ def confidence_words(posterior: Posterior) -> str:
         case "sample-until-verified" if posterior.stopped == "verified":
             return f"the verifier accepted it, after {_count(posterior.attempts, 'line')}"
         case "probability-vote":
-            return f"its share of the votes; {agreeing} of {_count(posterior.attempts, 'line')} reach it"
+            return f"its share of the weighted votes; {_agreement(agreeing, posterior.attempts)}"
         case _ if equal and posterior.attempts:
-            return f"{agreeing} of {_count(posterior.attempts, 'line')} reach it"
+            return _agreement(agreeing, posterior.attempts)
         case _:
             return f"its share of the weight of {_count(posterior.attempts, 'line')}"
+
+
+def _agreement(agreeing: int, attempts: int) -> str:
+    if attempts == 1:
+        return "the only line reaches it"
+    return f"{agreeing} of {attempts} lines {'reaches' if agreeing == 1 else 'reach'} it"
 
 
 def stop_words(posterior: Posterior, interrupted: bool = False) -> str | None:
@@ -66,7 +73,7 @@ def print_report(console: Console, posterior: Posterior, question: Question, int
     if (line := posterior.best_line) is not None and line.text.strip():
         console.print()
         console.print(Text(_line_title(posterior), style="dim"))
-        console.print(Padding(Text(printable(line.text.strip("\n"))), (0, 0, 0, 2)))
+        console.print(Padding(Text(printable(_shortened(line.text.strip("\n")))), (0, 0, 0, 2), expand=False))
     console.print()
     console.print(Text(f"cost  {posterior.cost}{_speed(posterior)}", style="dim"), soft_wrap=True)
 
@@ -111,6 +118,15 @@ def _line_title(posterior: Posterior) -> str:
         return "its heaviest line"
     log_prob = math.fsum(part.log_prob for part in line.thought.line())
     return f"its heaviest line (log-probability {log_prob:.2f})"
+
+
+def _shortened(text: str) -> str:
+    """``text`` without the middle of more lines than anybody reads in a terminal."""
+    lines = text.split("\n")
+    if len(lines) <= 2 * SHOWN_LINES + 1:
+        return text
+    left = f"... {len(lines) - 2 * SHOWN_LINES:,} more lines (--json and --tree have them all) ..."
+    return "\n".join([*lines[:SHOWN_LINES], left, *lines[-SHOWN_LINES:]])
 
 
 def _speed(posterior: Posterior) -> str:

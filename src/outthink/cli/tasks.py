@@ -61,9 +61,9 @@ def show(
         return
     console = out()
     console.print(f"[bold]{escape(family)}[/]  [dim]difficulty {difficulty:g}, seed {seed}, {problem.split} split[/]\n")
-    console.print(Padding(Text(problem.prompt, style="bold cyan"), (0, 0, 0, 2)))
+    console.print(Padding(Text(problem.prompt, style="bold cyan"), (0, 0, 0, 2), expand=False))
     console.print(Text("\nsolution", style="dim"))
-    console.print(Padding(Text(problem.solution), (0, 0, 0, 2)))
+    console.print(Padding(Text(problem.solution), (0, 0, 0, 2), expand=False))
 
 
 @app.command()

@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 import outthink
-from outthink.cli.console import plain
+from outthink.cli.console import plain, printable
 from outthink.cli.report import confidence_words, stop_words, verdict
 from outthink.cli.tree.merge import passages
 from outthink.cli.tree.spending import spending
@@ -35,7 +35,7 @@ def tree_page(posterior: Posterior, question: Question, facts: Mapping[str, Any]
     data = page_data(posterior, question, facts or {})
     filled = {
         "policy": policy(parts["tree.css"], parts["tree.js"]),
-        "title": html.escape(f"{posterior.best or 'no answer'} · {_first_line(data['prompt'])}"),
+        "title": _title(f"{posterior.best or 'no answer'} · {_first_line(data['prompt'])}"),
         "style": parts["tree.css"],
         "script": parts["tree.js"],
         "data": script_json(data),
@@ -84,6 +84,11 @@ def script_json(value: Any) -> str:
     """JSON that may stand inside a script element: ASCII, and without the characters that begin or end markup."""
     text = json.dumps(plain(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _title(text: str) -> str:
+    """``text`` as the content of an element, without what UTF-8 cannot write."""
+    return html.escape(printable(text).encode("utf-8", "replace").decode())
 
 
 def _read(name: str) -> str:
