@@ -80,9 +80,15 @@ class Puzzle:
     groups: tuple[tuple[str, ...], ...]
     clues: tuple[Clue, ...]
 
-    @property
+    @cached_property
     def variables(self) -> tuple[str, ...]:
         return tuple(chain.from_iterable(self.groups))
+
+    @cached_property
+    def number(self) -> dict[str, int]:
+        """The place of each word among the variables, and of each house number among the houses."""
+        houses = {str(1 + house): house for house in range(len(self.groups[0]))} if self.kind == "houses" else {}
+        return {**houses, **{word: place for place, word in enumerate(self.variables)}}
 
     @cached_property
     def worlds(self) -> Worlds:
@@ -90,8 +96,7 @@ class Puzzle:
 
     def holds(self, clue: Clue) -> int:
         """The worlds in which ``clue`` holds."""
-        places = [self.variables.index(word) if word in self.variables else int(word) - 1 for word in clue.words]
-        return MEANING[self.kind][clue.form](self.worlds, *places)
+        return MEANING[self.kind][clue.form](self.worlds, *[self.number[word] for word in clue.words])
 
     def solve(self) -> dict[str, str] | None:
         """The value of each variable in the one world where all clues hold; None where there are none or several."""
