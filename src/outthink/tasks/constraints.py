@@ -61,6 +61,7 @@ class ConstraintsDials:
 
     @staticmethod
     def at(difficulty: float) -> ConstraintsDials:
+        """The dials of a difficulty in 0..1."""
         return ConstraintsDials(
             houses=linear(2.3, 4, difficulty),
             groups=linear(1.3, 3, difficulty),

@@ -31,6 +31,8 @@ class Literal(NamedTuple):
 
 
 class Fact(NamedTuple):
+    """What a thing is told to be."""
+
     thing: str
     literal: Literal
 
@@ -39,6 +41,8 @@ class Fact(NamedTuple):
 
 
 class Rule(NamedTuple):
+    """Whatever has all the premises has the conclusion."""
+
     premises: tuple[str, ...]
     conclusion: Literal
 
@@ -61,6 +65,7 @@ class Theory:
 
     @property
     def rules(self) -> list[Rule]:
+        """The rules in the order they are told."""
         return [sentence for sentence in self.sentences if isinstance(sentence, Rule)]
 
     def facts(self, thing: str) -> frozenset[Literal]:
@@ -76,16 +81,28 @@ class Theory:
 
 def applicable(rules: Iterable[Rule], known: frozenset[Literal]) -> Iterator[Rule]:
     """The rules whose premises are all known and whose conclusion is not, in their order."""
+    held = {predicate for predicate, positive in known if positive}
     for rule in rules:
-        if rule.conclusion not in known and all((premise, True) in known for premise in rule.premises):
+        if rule.conclusion not in known and held.issuperset(rule.premises):
             yield rule
 
 
 def closure(rules: Sequence[Rule], known: frozenset[Literal]) -> frozenset[Literal]:
     """All literals that forward chaining derives from ``known``, itself included."""
-    while new := {rule.conclusion for rule in applicable(rules, known)}:
-        known |= new
-    return known
+    held, found, pending = {predicate for predicate, positive in known if positive}, set(known), list(rules)
+    while pending:
+        waiting = []
+        for rule in pending:
+            if not held.issuperset(rule.premises):
+                waiting.append(rule)
+                continue
+            found.add(rule.conclusion)
+            if rule.conclusion.positive:
+                held.add(rule.conclusion.predicate)
+        if len(waiting) == len(pending):
+            break
+        pending = waiting
+    return frozenset(found)
 
 
 def consistent(known: frozenset[Literal]) -> bool:
@@ -112,7 +129,8 @@ def classical(theory: Theory) -> Verdict | None:
 
 def proof(theory: Theory) -> list[Rule]:
     """Forward chaining: always the first rule told that concludes something new, until the question is decided."""
-    rules, known, used = theory.rules, theory.facts(theory.subject), []
+    rules, known = theory.rules, theory.facts(theory.subject)
+    used: list[Rule] = []
     while verdict(theory.asked, known) == "unknown":
         rule = next(applicable(rules, known), None)
         if rule is None:

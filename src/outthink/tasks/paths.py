@@ -49,6 +49,7 @@ class PathsDials:
 
     @staticmethod
     def at(difficulty: float) -> PathsDials:
+        """The dials of a difficulty in 0..1."""
         return PathsDials(linear(2.4, 6, difficulty), linear(2.7, 4, difficulty), linear(1.6, 2.2, difficulty))
 
 

@@ -20,6 +20,7 @@ POOLS = tuple(tuple(pool.split()) for pool in _POOLS)
 
 
 def draw_groups(rng: random.Random, kind: Kind, num_groups: int, size: int) -> tuple[tuple[str, ...], ...]:
+    """Random words for a puzzle, each group from a pool of its own."""
     pools = [POOLS[0]] if kind == "guests" else rng.sample(POOLS, num_groups)
     return tuple(tuple(rng.sample(pool, size)) for pool in pools)
 

@@ -16,6 +16,7 @@ PATTERNS = {
 
 
 def tell(puzzle: Puzzle) -> str:
+    """The prompt of ``puzzle``."""
     forms = FORMS[puzzle.kind]
     clues = " ".join([forms[form].text.format(*words) + "." for form, words in puzzle.clues])
     if puzzle.kind == "guests":
@@ -63,6 +64,7 @@ def _read_clue(kind: Kind, words: set[str], size: int, told: str) -> Clue | None
 
 
 def tell_answer(puzzle: Puzzle, solution: Mapping[str, str]) -> str:
+    """The canonical answer: the words of each house, houses apart by commas, or the guests who come."""
     if puzzle.kind == "guests":
         return " ".join([word for word in puzzle.variables if solution[word] == COMES]) or "nobody"
     houses = [[word for word in puzzle.variables if solution[word] == house] for house in puzzle.worlds.values]

@@ -82,6 +82,7 @@ class Puzzle:
 
     @cached_property
     def variables(self) -> tuple[str, ...]:
+        """All words, in the order they are told."""
         return tuple(chain.from_iterable(self.groups))
 
     @cached_property
@@ -92,6 +93,7 @@ class Puzzle:
 
     @cached_property
     def worlds(self) -> Worlds:
+        """All worlds of the puzzle's shape."""
         return worlds_of(self.kind, len(self.groups), len(self.groups[0]))
 
     def holds(self, clue: Clue) -> int:

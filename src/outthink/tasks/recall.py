@@ -45,6 +45,7 @@ class RecallDials:
 
     @staticmethod
     def at(difficulty: float) -> RecallDials:
+        """The dials of a difficulty in 0..1."""
         return RecallDials(geometric(6, 95, difficulty), linear(1, 4, difficulty))
 
 

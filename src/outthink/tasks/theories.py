@@ -51,6 +51,7 @@ class DeductionDials:
 
     @staticmethod
     def at(difficulty: float) -> DeductionDials:
+        """The dials of a difficulty in 0..1."""
         return DeductionDials(
             depth=linear(1, 6, difficulty),
             dead=linear(1.5, 5, difficulty),
