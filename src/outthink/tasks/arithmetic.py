@@ -41,7 +41,7 @@ _MODULUS = re.compile(r"(.*?)mod\s*([0-9]{1,20})\s*", re.DOTALL)
 class ArithmeticDials:
     """The settings of one problem; fractions are rounded up or down by chance, so that difficulty is smooth.
 
-    ``operations``: how many there are (1..7 over difficulty 0..1). ``digits``: of every operand (1..3).
+    ``operations``: how many there are (1..7 over difficulty 0..1). ``digits``: of every operand (1.5..3).
     ``factor_digits``: of the number by which a product multiplies (1 up to difficulty 0.5, then up to 2).
     ``plus``, ``minus``, ``times``: the odds of the operators (1 : 0 : 0 up to 1 : 1 : 1).
     ``modular``: the share of problems in the modular form (0..0.3). ``modulus_digits``: of its modulus (1..2).
@@ -69,7 +69,7 @@ class ArithmeticDials:
     def at(difficulty: float) -> ArithmeticDials:
         return ArithmeticDials(
             operations=linear(1, 7, difficulty),
-            digits=linear(1, 3, difficulty),
+            digits=linear(1.5, 3, difficulty),
             factor_digits=max(1.0, linear(0, 2, difficulty)),
             plus=1.0,
             minus=difficulty,

@@ -31,8 +31,8 @@ RELATIONS, SUM_SHARE = ("more", "fewer", "times", "part"), 0.2
 class CalculatorDials:
     """The settings of one problem; fractions are rounded up or down by chance.
 
-    ``hops``: calls that the gold solution makes (1..5 over difficulty 0..1). ``digits``: of the numbers told (1..3).
-    ``factor``: the largest factor of "times as many" (3..30). ``distractors``: quantities that are not needed (0..1.5).
+    ``hops``: calls that the gold solution makes (1..5 over difficulty 0..1). ``digits``: of the numbers told (1.5..3).
+    ``factor``: the largest factor of "times as many" (5..30). ``distractors``: quantities that are not needed (0..1.5).
     ``shuffle``: the probability that the sentences come in random order (0..1).
     """
 
@@ -53,8 +53,8 @@ class CalculatorDials:
     def at(difficulty: float) -> CalculatorDials:
         return CalculatorDials(
             hops=linear(1, 5, difficulty),
-            digits=linear(1, 3, difficulty),
-            factor=linear(3, 30, difficulty),
+            digits=linear(1.5, 3, difficulty),
+            factor=linear(5, 30, difficulty),
             distractors=linear(0, 1.5, difficulty),
             shuffle=difficulty,
         )

@@ -39,7 +39,7 @@ Items = tuple[tuple[int, Tree], ...]
 class CountdownDials:
     """The settings of one problem; counts that are fractions are rounded up or down by chance.
 
-    ``numbers``: how many are given (2..5 over difficulty 0..1). ``largest``: of the given numbers (12..50).
+    ``numbers``: how many are given (2.3..5 over difficulty 0..1). ``largest``: of the given numbers (20..50).
     ``largest_target``: (30..999, as far as the numbers allow). ``spare``: numbers that the gold solution leaves over
     (0..0.5). ``times``: the odds of a product against a sum or difference (0.3..1).
     """
@@ -60,8 +60,8 @@ class CountdownDials:
     @staticmethod
     def at(difficulty: float) -> CountdownDials:
         return CountdownDials(
-            numbers=linear(2, 5, difficulty),
-            largest=geometric(12, 50, difficulty),
+            numbers=linear(2.3, 5, difficulty),
+            largest=geometric(20, 50, difficulty),
             largest_target=geometric(30, 999, difficulty),
             spare=linear(0, 0.5, difficulty),
             times=linear(0.3, 1, difficulty),

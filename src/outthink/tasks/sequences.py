@@ -50,7 +50,7 @@ _READ = re.compile(
 class SequencesDials:
     """The settings of one problem; fractions are rounded up or down by chance.
 
-    ``level``: an index of LEVELS (0..3 over difficulty 0..1). ``size``: of numbers in the rule and of the first terms
+    ``level``: an index of LEVELS (0.3..3 over difficulty 0..1). ``size``: of numbers in the rule and of the first terms
     (20..30). ``shown``: how many terms are (7..8).
     """
 
@@ -65,7 +65,7 @@ class SequencesDials:
 
     @staticmethod
     def at(difficulty: float) -> SequencesDials:
-        return SequencesDials(linear(0, 3, difficulty), geometric(20, 30, difficulty), linear(7, 8, difficulty))
+        return SequencesDials(linear(0.3, 3, difficulty), geometric(20, 30, difficulty), linear(7, 8, difficulty))
 
 
 class Sequences:

@@ -1,16 +1,31 @@
-"""Mixtures of families, and problems of one split. The split is decided by a problem's canonical hash, never its seed."""
+"""Mixtures of families, and problems of one split, which a problem's canonical hash decides and its seed does not."""
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count, islice
 
 from outthink.core.errors import TaskError, UnknownNameError
 from outthink.tasks.families import family_names, get_family
-from outthink.tasks.problem import Problem, Split
+from outthink.tasks.problem import Problem, Split, check_difficulty
 
-_TRIES = 100_000
+MOST_DRAWS = 10_000
+CORE = (
+    "algorithms",
+    "arithmetic",
+    "calculator",
+    "constraints",
+    "countdown",
+    "deduction",
+    "paths",
+    "procedures",
+    "recall",
+    "sequences",
+)
+FUNCTIONAL = "-functional"
 
 
 @dataclass(frozen=True)
@@ -26,81 +41,83 @@ class Suite:
     hardest: float = 1.0
     rerendered: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.shares or min(share for _, share in self.shares) <= 0:
+            raise TaskError(f"Suite '{self.name}' needs families, each with a share above 0; it has {self.shares}.")
+        if check_difficulty(self.easiest) > check_difficulty(self.hardest):
+            raise TaskError(f"Suite '{self.name}' has easiest={self.easiest} above hardest={self.hardest}.")
+
     def stream(self, split: Split, seed: int) -> Iterator[Problem]:
-        """Problems of ``split`` without end; a pure function of its arguments."""
+        """Problems of ``split`` without end; a pure function of its arguments. Difficulties are whole hundredths."""
         rng = random.Random(seed)
         names, weights = zip(*self.shares, strict=True)
         while True:
             [name] = rng.choices(names, weights)
             difficulty = round(self.easiest + (self.hardest - self.easiest) * rng.random(), 2)
-            problem = draw(name, rng.getrandbits(48), difficulty, split)
-            yield problem.rerender(rng.getrandbits(48)) if self.rerendered else problem
+            own_seed = rng.getrandbits(48)
+            problem = draw(name, own_seed, difficulty, split)
+            yield problem.rerender(own_seed) if self.rerendered else problem
 
     def sample(self, split: Split, n: int, seed: int) -> list[Problem]:
         """``n`` problems of which no two have the same canonical form. Raises TaskError where there are not as many."""
-        return _distinct(self.stream(split, seed), n, f"suite '{self.name}'")
+        return _distinct(self.stream(split, seed), n, f"Suite '{self.name}'")
+
+
+def functional(suite: Suite) -> Suite:
+    """``suite`` with the same problems, in the same order, told in another way that means the same."""
+    return replace(suite, name=suite.name + FUNCTIONAL, rerendered=True)
 
 
 def draw(family: str, seed: int, difficulty: float, split: Split) -> Problem:
-    """The first problem of ``split`` at or after ``seed``. Raises TaskError where none comes up."""
+    """The first problem of ``split`` among those of the sub-seeds of ``seed``, 48 bits each.
+
+    Raises TaskError where none comes up in MOST_DRAWS draws.
+    """
     source = get_family(family)
-    for step in range(_TRIES):
-        problem = source.generate(seed + step, difficulty)
+    for attempt in range(MOST_DRAWS):
+        problem = source.generate(_sub_seed(seed, attempt), difficulty)
         if problem.split == split:
             return problem
     raise TaskError(
-        f"'{family}' at difficulty {difficulty} has no {split} problem in {_TRIES:,} draws: make it harder."
+        f"'{family}' at difficulty {difficulty} has no {split} problem in {MOST_DRAWS:,} draws: choose another one."
     )
 
 
 def draw_problems(family: str, difficulty: float, split: Split, n: int, seed: int) -> list[Problem]:
-    """``n`` problems of one family and difficulty, of which no two have the same canonical form."""
-    rng = random.Random(f"{family}/{difficulty}/{split}/{seed}")
-    stream = (draw(family, rng.getrandbits(48), difficulty, split) for _ in iter(int, 1))
+    """``n`` problems of one family and difficulty, of which no two have the same canonical form.
+
+    Raises TaskError where there are not as many.
+    """
+    stream = (draw(family, _sub_seed(seed, index), difficulty, split) for index in count())
     return _distinct(stream, n, f"'{family}' at difficulty {difficulty}")
 
 
 def _distinct(stream: Iterator[Problem], n: int, what: str) -> list[Problem]:
     found: dict[str, Problem] = {}
-    for _ in range(200 * n + 1000):
-        if len(found) == n:
-            return list(found.values())
-        problem = next(stream)
+    for problem in islice(stream, 200 * n + 1000):
+        if len(found) >= n:
+            break
         found.setdefault(problem.canonical_key, problem)
-    raise TaskError(
-        f"{what} has fewer than {n} distinct problems of this split ({len(found)} came up): make it harder."
-    )
+    if len(found) < n:
+        raise TaskError(
+            f"{what} has fewer than {n} distinct problems of this split: {len(found)} came up. Ask for less."
+        )
+    return list(found.values())
+
+
+def _sub_seed(seed: int, index: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=6).digest())
 
 
 def suite_names() -> list[str]:
-    """Every suite; the name of a family is a suite too."""
-    return [*_SUITES, "outthink-core", "outthink-core-functional", *(n for n in family_names() if n not in _SUITES)]
+    """Every suite; the name of a family is the suite of its problems over all difficulties."""
+    return ["outthink-core", *family_names(), *(name + FUNCTIONAL for name in ("outthink-core", *family_names()))]
 
 
 def get_suite(name: str) -> Suite:
-    """The suite called ``name``, or the one of a single family over all difficulties."""
-    core = tuple((family, CORE_SHARES.get(family, 1.0)) for family in family_names() if family in CORE_SHARES)
-    if name == "outthink-core":
-        return Suite(name, core)
-    if name == "outthink-core-functional":
-        return Suite(name, core, rerendered=True)
-    if name in _SUITES:
-        return _SUITES[name]
-    if name in family_names():
-        return Suite(name, ((name, 1.0),))
-    raise UnknownNameError("suite", name, suite_names())
-
-
-CORE_SHARES = {
-    "algorithms": 1.0,
-    "arithmetic": 1.0,
-    "calculator": 1.0,
-    "constraints": 1.0,
-    "countdown": 1.0,
-    "deduction": 1.0,
-    "paths": 1.0,
-    "procedures": 1.0,
-    "recall": 1.0,
-    "sequences": 1.0,
-}
-_SUITES = {"arithmetic": Suite("arithmetic", (("arithmetic", 1.0),))}
+    """The suite called ``name``, with ``-functional`` its problems re-rendered; an UnknownNameError lists the known."""
+    plain = name.removesuffix(FUNCTIONAL)
+    if plain not in ("outthink-core", *family_names()):
+        raise UnknownNameError("suite", name, suite_names())
+    suite = Suite(plain, tuple((family, 1.0) for family in (CORE if plain == "outthink-core" else (plain,))))
+    return suite if plain == name else functional(suite)
