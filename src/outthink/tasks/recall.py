@@ -85,7 +85,7 @@ class Recall:
         rng = rng_for(self.name + " again", seed, problem.difficulty)
         notes: Notes = [(name, value) for name, value in problem.data["notes"]]
         renamed = dict(zip((name for name, _ in notes), _draw_names(rng, len(notes)), strict=True))
-        again = [(renamed[name], renamed[value] if value in renamed else value) for name, value in notes]
+        again = [(renamed[name], renamed.get(value) or value) for name, value in notes]
         return self._problem(shuffled(rng, again), renamed[problem.data["start"]], problem.seed, problem.difficulty)
 
     def read(self, prompt: str) -> Problem | None:
