@@ -12,7 +12,7 @@ from rich.text import Text
 from outthink.cli.console import err, print_json, printable, read_text
 from outthink.cli.interrupt import first_interrupt
 from outthink.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOption, SeedOption, open_model
-from outthink.cli.stream import TextStream
+from outthink.cli.stream import TextStream, to_stdout
 from outthink.core.budget import Ledger
 from outthink.core.errors import UserError
 from outthink.core.question import Prompt
@@ -88,7 +88,7 @@ async def _write(
 ) -> list[Branch]:
     """Grow ``n`` branches; with ``stream`` the one is shown while it grows."""
     lm = model.session(ledger, sampling)
-    shown = TextStream(until.stop, ledger.cancel) if stream else None
+    shown = TextStream(until.stop, ledger.cancel, to_stdout) if stream else None
     async with await lm.root(prompt) as root:
         branches = await root.extend(n, until, on_token=shown.on_token if shown else None)
         for branch in branches:

@@ -55,12 +55,14 @@ class Progress:
 
     def tally(self) -> tuple[int, Counter[str]]:
         """How many lines are finished, and how often each answer was reached among them."""
-        if self.lm is not None:
-            for thought in self.lm.tree.walk():
-                if thought.finish is not None and not thought.children and thought not in self._answers:
-                    text = "".join(part.text for part in thought.line())
-                    self._answers[thought] = parse_answer(text)
-        return len(self._answers), Counter(a for a in self._answers.values() if a is not None)
+        if self.lm is None:
+            return 0, Counter()
+        lines = [t for t in self.lm.tree.walk() if t.finish is not None and not t.children]
+        for line in lines:
+            if line not in self._answers:
+                self._answers[line] = parse_answer("".join(part.text for part in line.line()))
+        found = (self._answers[line] for line in lines)
+        return len(lines), Counter(answer for answer in found if answer is not None)
 
     def render(self) -> Group:
         """The view as it is now, three rows."""

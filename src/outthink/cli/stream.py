@@ -12,12 +12,12 @@ from outthink.cli.console import printable
 class TextStream:
     """Writes pieces of one text as they come, but never any part of a stop string.
 
-    `on_token` may be called from any thread; the writing is done by the event loop that made the stream. When the
-    reader has gone away, ``give_up`` is called and `finish` raises BrokenPipeError.
+    `on_token` may be called from any thread; ``write`` is called by the event loop in which the stream was made. When
+    it raises BrokenPipeError (the reader has gone away), ``give_up`` is called, and `finish` raises the error.
     """
 
-    def __init__(self, stop: Sequence[str], give_up: Callable[[], None]) -> None:
-        self._stop, self._give_up = tuple(stop), give_up
+    def __init__(self, stop: Sequence[str], give_up: Callable[[], None], write: Callable[[str], None]) -> None:
+        self._stop, self._give_up, self._write_out = tuple(stop), give_up, write
         self._loop = asyncio.get_running_loop()
         self._text, self._written = "", 0
         self._broken = False
@@ -43,14 +43,19 @@ class TextStream:
             self._written = safe
 
     def _write(self, text: str) -> None:
-        if self._broken:
+        if self._broken or not text:
             return
         try:
-            sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
-            sys.stdout.flush()
+            self._write_out(text)
         except BrokenPipeError:
             self._broken = True
             self._give_up()
+
+
+def to_stdout(text: str) -> None:
+    """Write ``text`` to stdout at once; to a terminal, without control characters."""
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
 
 
 def held_back(text: str, stop: Sequence[str]) -> int:
