@@ -34,7 +34,7 @@ nothing else: it was trained from scratch on the problems of `{settings["suite"]
 | parameters | {parameters:,} (size {settings["size"]}), stored in bf16 |
 | context | {settings["context"]:,} tokens |
 | tokenizer | byte-level BPE, digits one by one |
-| data | `{settings["suite"]}`, training split, generated while training: {amount} |
+| data | `{settings["suite"]}`, training split, difficulty 0 to {settings["hardest"]:g}: {amount} |
 | left out | {progress.too_long:,} problems longer than {settings["widths"][-1]:,} tokens |
 | training | {progress.step:,} steps, {progress.seconds / 60:.0f} minutes on `{settings["device"]}` |
 | optimizer | {settings["optimizer"]}, {rate} |

@@ -8,6 +8,7 @@ from typing import Any
 
 from outthink.core.errors import UserError
 from outthink.learn.sizes import get_size
+from outthink.learn.tokenizer import VOCAB_SIZE
 
 # What a continued run may change: how long it is, how it is shown and computed, not what it computes.
 _FREE = ("out", "steps", "minutes", "device", "precision", "compile", "processes", "checkpoint_seconds", "quiet")
@@ -17,11 +18,12 @@ _FREE = ("out", "steps", "minutes", "device", "precision", "compile", "processes
 class TrainConfig:
     """A training run; `resolve` fills in what is None from the size.
 
-    ``suite`` names a suite or a single family. The run lasts ``minutes`` of training over all its sittings, or
-    ``steps`` optimizer steps of about ``batch_tokens`` tokens, to which the learning rate schedule is fitted: warm-up,
-    a constant ``learning_rate``, then to 0 linearly over the last ``decay_fraction``. ``widths`` are the row lengths
-    that documents are packed into, ``micro_tokens`` the tokens of one forward and backward pass. ``precision`` is
-    "bf16" (autocast), "f32" or "auto"; ``compile`` None means where it helps, ``processes`` None one for each core.
+    ``suite`` names a suite or a single family, of which problems up to difficulty ``hardest`` are taken. The run lasts
+    ``minutes`` of training over all its sittings, or ``steps`` optimizer steps of about ``batch_tokens`` tokens, to
+    which the learning rate schedule is fitted: warm-up, a constant ``learning_rate``, then to 0 linearly over the last
+    ``decay_fraction``. ``widths`` are the row lengths that documents are packed into, ``micro_tokens`` the tokens of
+    one forward and backward pass. ``precision`` is "bf16" (autocast), "f32" or "auto"; ``compile`` None means where it
+    helps, ``processes`` None one for each core.
     """
 
     size: str
@@ -29,14 +31,15 @@ class TrainConfig:
     out: Path
     minutes: float | None = None
     steps: int | None = None
+    hardest: float = 1.0
     seed: int = 0
     context: int = 1024
-    vocab_size: int = 512
+    vocab_size: int = VOCAB_SIZE
     tokenizer: Path | None = None
     learning_rate: float | None = None
     batch_tokens: int | None = None
     micro_tokens: int = 2048
-    widths: tuple[int, ...] = (128, 256, 512, 1024)
+    widths: tuple[int, ...] = (256, 512, 1024)
     question_weight: float = 0.1
     optimizer: str = "muon"
     weight_decay: float = 0.01
@@ -60,6 +63,8 @@ class TrainConfig:
         for name, value in positive.items():
             if value is not None and not value > 0:
                 raise UserError(f"{name} is {value}; it must be more than 0.")
+        if not 0 < self.hardest <= 1:
+            raise UserError(f"hardest is {self.hardest}; it must lie in (0, 1].")
         widths = tuple(sorted({min(width, self.context) for width in self.widths}))
         if not widths or widths[0] < 8 or widths[-1] > self.micro_tokens:
             raise UserError(

@@ -11,7 +11,7 @@ import multiprocessing
 import queue
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tokenizers
 
@@ -22,6 +22,8 @@ from outthink.tasks.problem import Problem, Split
 from outthink.tasks.suites import get_suite
 
 _AHEAD = 8
+# Documents for somewhat less than the tokens of a step: with the gaps at row ends they fill its micro-batches.
+_FILL = 0.94
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class DataConfig:
     """What the data process needs to know; ``tokenizer`` is the text of a tokenizer.json."""
 
     suite: str
+    hardest: float
     seed: int
     tokenizer: str
     batch_tokens: int
@@ -52,9 +55,13 @@ class StepData:
     too_long: int
 
 
-def problems(suite: str, split: Split, seed: int) -> Iterator[Problem]:
-    """Endless problems of one split of a suite, or of a single family. Raises TaskError should one be of another."""
-    for problem in get_suite(suite).stream(split, seed):
+def problems(suite: str, split: Split, seed: int, hardest: float = 1.0) -> Iterator[Problem]:
+    """Endless problems of one split of a suite, or of a single family, at difficulties up to ``hardest``.
+
+    Raises TaskError should one be of another split.
+    """
+    source = get_suite(suite)
+    for problem in replace(source, hardest=min(source.hardest, hardest)).stream(split, seed):
         if problem.split != split:
             raise TaskError(f"Suite '{suite}' gave a {problem.split} problem where a {split} problem was asked for.")
         yield problem
@@ -66,10 +73,10 @@ def step_seed(seed: int, step: int) -> int:
 
 
 def make_step(config: DataConfig, tokenizer: tokenizers.Tokenizer, step: int) -> StepData:
-    """The data of one step: problems until they hold ``batch_tokens`` tokens, packed."""
+    """The data of one step: problems until they about fill ``batch_tokens`` positions, packed."""
     documents: list[Document] = []
     tokens = too_long = 0
-    for problem in problems(config.suite, "train", step_seed(config.seed, step)):
+    for problem in problems(config.suite, "train", step_seed(config.seed, step), config.hardest):
         document = Document(*encode_example(tokenizer, problem.prompt, problem.solution))
         if len(document.ids) > config.widths[-1]:
             too_long += 1
@@ -78,7 +85,7 @@ def make_step(config: DataConfig, tokenizer: tokenizers.Tokenizer, step: int) ->
             continue
         documents.append(document)
         tokens += len(document.ids)
-        if tokens >= config.batch_tokens:
+        if tokens >= _FILL * config.batch_tokens:
             break
     batches = pack(documents, config.widths, config.micro_tokens, config.question_weight)
     weight = float(sum(batch.weights.sum() for batch in batches))
@@ -104,6 +111,7 @@ class StepFeed:
         self._process.terminate()
         self._process.join()
         self._queue.close()
+        self._queue.join_thread()
 
     def __next__(self) -> StepData:
         """The next step's data. Raises TaskError with the message of whatever stopped the process."""
@@ -124,9 +132,7 @@ def _produce(config: DataConfig, first: int, out: multiprocessing.Queue[StepData
     tokenizer = tokenizers.Tokenizer.from_str(config.tokenizer)
     step = first
     try:
-        while True:
-            if not _put(out, make_step(config, tokenizer, step)):
-                return
+        while _put(out, make_step(config, tokenizer, step)):
             step += 1
     except OutthinkError as error:
         _put(out, str(error))
@@ -141,4 +147,5 @@ def _put(out: multiprocessing.Queue[StepData | str], item: StepData | str) -> bo
         except queue.Full:
             continue
         return True
+    out.cancel_join_thread()  # nobody will ever read what is still in the pipe
     return False

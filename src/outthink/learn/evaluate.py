@@ -11,8 +11,7 @@ from torch import Tensor
 
 from outthink.learn.tokenizer import ASSISTANT_ID, END_ID, PAD_ID, USER_ID
 from outthink.models.transformer import Attend, Transformer
-from outthink.tasks.families import get_family
-from outthink.tasks.problem import Problem, Split, parse_answer
+from outthink.tasks.problem import Problem, parse_answer
 
 
 @dataclass(frozen=True)
@@ -22,18 +21,6 @@ class Attempt:
     problem: Problem
     text: str
     right: bool
-
-
-def family_problems(name: str, difficulty: float, split: Split, count: int, first_seed: int = 0) -> list[Problem]:
-    """``count`` different problems of one split, of seeds from ``first_seed`` upward, or as many as the family has."""
-    family, found = get_family(name), dict[str, Problem]()
-    for seed in range(first_seed, first_seed + 200 * count):
-        problem = family.generate(seed, difficulty)
-        if problem.split == split:
-            found.setdefault(problem.key, problem)
-        if len(found) == count:
-            break
-    return list(found.values())
 
 
 def attempt(

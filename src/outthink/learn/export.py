@@ -47,6 +47,7 @@ def export_model(
     partial.mkdir(parents=True)
     stored = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in weights.items()}
     save_file(stored, partial / "model.safetensors", metadata={"format": "pt"})
+    (partial / "model.safetensors").chmod(0o644)  # the library makes it private
     _write_json(partial / "config.json", hf_config(get_size(size), tokenizer.get_vocab_size(), context))
     generation = {"eos_token_id": END_ID, "pad_token_id": PAD_ID}
     _write_json(partial / "generation_config.json", generation)

@@ -37,7 +37,7 @@ class Gradients:
     """
 
     def __init__(self, model: Transformer, config: LossConfig, processes: int) -> None:
-        self._model, self._config, self._count = model, config, processes
+        self._model, self.config, self._count = model, config, processes
         self._loss = make_loss(config)
         self._workers: list[_Worker] = []
 
@@ -46,7 +46,7 @@ class Gradients:
         if self._count > 1:
             torch.set_num_threads(1)
             self._model.share_memory()
-            self._workers = [_Worker(self._model, self._config) for _ in range(self._count - 1)]
+            self._workers = [_Worker(self._model, self.config) for _ in range(self._count - 1)]
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -59,7 +59,7 @@ class Gradients:
         shares = split_evenly(batches, self._count)
         for worker, share in zip(self._workers, shares[1:], strict=True):
             worker.send(Share(share, weight))
-        total = accumulate(self._model, self._loss, self._config, Share(shares[0], weight))
+        total = accumulate(self._model, self._loss, self.config, Share(shares[0], weight))
         for worker in self._workers:
             total += worker.add_gradients(self._model)
         return total

@@ -74,8 +74,8 @@ class Run:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
+        self.device = _device(config.device)
         self.tokenizer = _open(config)
-        self.device = torch.device(config.device)
         size = get_size(config.size)
         self.model = Transformer(model_config(size, self.tokenizer.get_vocab_size(), config.context))
         self.model.init_weights(config.seed)
@@ -95,7 +95,7 @@ class Run:
         c = self.config
         assert c.batch_tokens is not None
         text = self.tokenizer.to_str()
-        return DataConfig(c.suite, c.seed, text, c.batch_tokens, c.micro_tokens, c.widths, c.question_weight)
+        return DataConfig(c.suite, c.hardest, c.seed, text, c.batch_tokens, c.micro_tokens, c.widths, c.question_weight)
 
     @property
     def done(self) -> float:
@@ -192,7 +192,9 @@ def _open(config: TrainConfig) -> tokenizers.Tokenizer:
             raise UserError(f"There is no tokenizer file {config.tokenizer}.")
         tokenizer = tokenizers.Tokenizer.from_file(str(config.tokenizer))
     else:
-        tokenizer = build_tokenizer(sample_texts(config.suite, config.seed, TOKENIZER_SAMPLES), config.vocab_size)
+        tokenizer = build_tokenizer(
+            sample_texts(config.suite, config.seed, TOKENIZER_SAMPLES, config.hardest), config.vocab_size
+        )
     config.out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(file))
     # Last, so that a directory with run.json always has the rest.
@@ -200,11 +202,19 @@ def _open(config: TrainConfig) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def sample_texts(suite: str, seed: int, count: int) -> Iterator[str]:
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"Device {name!r} cannot be used: {error}".split("\n")[0]) from error
+    return device
+
+
+def sample_texts(suite: str, seed: int, count: int, hardest: float = 1.0) -> Iterator[str]:
     """Prompts and solutions of ``count`` training problems, to learn merges on."""
-    for _, problem in zip(range(count), problems(suite, "train", seed), strict=False):
-        yield problem.prompt
-        yield problem.solution
+    for _, problem in zip(range(count), problems(suite, "train", seed, hardest), strict=False):
+        yield f"{problem.prompt}\n{problem.solution}"
 
 
 def _loss_config(config: TrainConfig) -> LossConfig:
