@@ -5,15 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from cpu_cases import Pages, dense_logits, make_batch, make_config, make_model, run_chunked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cpu_cases import Pages, dense_logits, make_batch, make_config, make_model, run_chunked
 from outthink.kernels.cpu import extension
 from outthink.kernels.cpu.backend import CpuBackend
 
 ISAS = extension.compiled().usable_isas() if extension.compiled() else []
-FORMATS = ("float32", "bfloat16")
+FORMATS = ("float32", "bfloat16", "int8", "int4")
 NUM_PAGES = 160
 CONFIG = make_config(
     hidden_size=80,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from cpu_cases import Pages, dense_logits, error, make_batch, make_config, make_model, run_chunked
 
+from cpu_cases import Pages, dense_logits, error, make_batch, make_config, make_model, run_chunked
 from outthink.kernels.cpu import extension
 from outthink.kernels.cpu.backend import CpuBackend
 from outthink.models.config import RopeConfig

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from cpu_cases import make_batch, make_config, make_model
 
+from cpu_cases import make_batch, make_config, make_model
 from outthink.core.errors import CapabilityError
 from outthink.kernels.cpu.backend import CpuBackend
 from outthink.kernels.cpu.extension import why_not

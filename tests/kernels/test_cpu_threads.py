@@ -8,8 +8,8 @@ import threading
 import time
 
 import numpy as np
-from cpu_cases import make_batch, make_config, make_model
 
+from cpu_cases import make_batch, make_config, make_model
 from outthink.kernels.cpu.backend import CpuBackend
 
 BATCH = make_batch([([1, 2, 3], 0, [1])])

@@ -14,7 +14,7 @@ from outthink.kernels.cpu.extension import PAGE_SIZE, compiled, usable_cores, wh
 from outthink.kernels.cpu.weights import load_weights
 from outthink.kernels.step import Int32s, StepBatch
 
-FORMATS = ("float32", "bfloat16")
+FORMATS = ("float32", "bfloat16", "int8", "int4")
 
 
 class CpuBackend:
@@ -24,8 +24,10 @@ class CpuBackend:
     whether its pages are shared, and for any number of threads (on processors with the same instruction set).
 
     ``weight_format`` "float32" computes in float32 throughout; "bfloat16" rounds weights, KV and the inputs of every
-    product to bfloat16 and adds in float32. None follows the model's weights. The weights are copied, except an
-    embedding that already is float32 or bfloat16. ``threads`` None means all cores this process may use, ``isa`` one of
+    product to bfloat16 and adds in float32. "int8" and "int4" round weights to the nearest of 255 codes for each output,
+    or of 16 for each ``group`` (32 or 128) of an output's inputs; products take int8 inputs with a scale for each 128,
+    KV is bfloat16, and the head is int8. None follows the model's weights. The weights are copied, except an embedding
+    that already is float32 or bfloat16. ``threads`` None means all cores this process may use, ``isa`` one of
     "auto", "avx512", "avx2", "generic".
     Raises CapabilityError where the kernels do not cover the model, ValueError for other bad arguments.
     """
@@ -40,6 +42,7 @@ class CpuBackend:
         page_size: int = PAGE_SIZE,
         threads: int | None = None,
         weight_format: str | None = None,
+        group: int = 32,
         isa: str = "auto",
     ) -> None:
         config, extension = model.config, compiled()
@@ -68,6 +71,7 @@ class CpuBackend:
             num_pages=num_pages,
             norm_eps=config.norm_eps,
             format=weight_format,
+            group=group,
             windows=[window or 0 for window in config.sliding_windows],
             isa=isa,
             threads=self.threads,

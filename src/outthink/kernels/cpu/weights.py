@@ -17,6 +17,7 @@ from torch import Tensor
 Map = NDArray[np.int32]
 
 LANES = 16
+INPUT_MULTIPLE = 32
 TILE_OUTPUTS = 64
 
 
@@ -39,7 +40,7 @@ def load_weights(core: Any, model: Any, max_positions: int) -> None:
 class _Loader:
     def __init__(self, core: Any, config: Any, tensors: Mapping[str, Tensor]) -> None:
         self.core, self.config, self.tensors = core, config, tensors
-        self.hidden_columns = ranges([config.hidden_size], LANES)
+        self.hidden_columns = ranges([config.hidden_size], INPUT_MULTIPLE)
         self.hidden_rows = ranges([config.hidden_size], TILE_OUTPUTS)
         self.plain_head = ranges([config.head_dim], LANES)
         self.paired_head = interleave(config.head_dim)
@@ -47,8 +48,8 @@ class _Loader:
         turned = repeat_head(self.paired_head, queries + keys, config.head_dim, 0)
         values = repeat_head(self.plain_head, keys, config.head_dim, (queries + keys) * config.head_dim)
         self.qkv_rows = pad(np.concatenate([turned, values]), TILE_OUTPUTS)
-        self.output_columns = repeat_head(self.plain_head, queries, config.head_dim, 0)
-        self.mlp_columns = ranges([config.intermediate_size], TILE_OUTPUTS // 2)
+        self.output_columns = pad(repeat_head(self.plain_head, queries, config.head_dim, 0), INPUT_MULTIPLE)
+        self.mlp_columns = ranges([config.intermediate_size], INPUT_MULTIPLE)
         self.gate_up_rows = alternate(self.mlp_columns, config.intermediate_size)
 
     def load_layer(self, layer: int) -> None:

@@ -257,13 +257,13 @@ void fold(const AttendTask& task, float* states, const float* more) {
 
 void finish(const AttendTask& task, const float* states) {
     const int stride = kStateHeader + task.padded_dim, group = task.queries_per_head;
-    const int words = words_of(task.format, task.padded_dim);
+    const int words = words_of(task.out_format, task.padded_dim);
     for (int r = 0; r < task.num_rows; ++r) {
         for (int g = 0; g < group; ++g, states += stride) {
             const Vec inverse = splat(1.0f / states[1]);
-            uint32_t* out = task.out + task.rows[r] * task.query_stride + (task.kv_head * group + g) * words;
+            uint32_t* out = task.out + task.rows[r] * task.out_stride + (task.kv_head * group + g) * words;
             for (int i = 0; i < task.padded_dim; i += kLanes) {
-                store_activation(task.format, out, i / kLanes, mul(load(states + kStateHeader + i), inverse));
+                store_activation(task.out_format, out, i / kLanes, mul(load(states + kStateHeader + i), inverse));
             }
         }
     }

@@ -33,6 +33,14 @@ Format format_of(const Matrix& matrix) {
     return Format::bf16;
 }
 
+Format weight_format(const std::string& name) {
+    if (name == "float32") return Format::f32;
+    if (name == "bfloat16") return Format::bf16;
+    if (name == "int8") return Format::int8;
+    require(name == "int4", "Weight formats: float32, bfloat16, int8, int4.");
+    return Format::int4;
+}
+
 std::vector<float> padded(const Floats& values, int size) {
     std::vector<float> result(static_cast<size_t>(size), 0.0f);
     require(values.size() <= result.size(), "A vector of weights is longer than the model's shape allows.");
@@ -43,8 +51,8 @@ std::vector<float> padded(const Floats& values, int size) {
 class Core {
    public:
     Core(int vocab_size, int hidden_size, int intermediate_size, int num_heads, int num_kv_heads, int head_dim,
-         int max_positions, int num_pages, float norm_eps, const std::string& format, std::vector<int> windows,
-         const std::string& isa, int threads) {
+         int max_positions, int num_pages, float norm_eps, const std::string& format, int group,
+         std::vector<int> windows, const std::string& isa, int threads) {
         for (const int size : {vocab_size, hidden_size, intermediate_size, num_heads, num_kv_heads, head_dim,
                                max_positions, num_pages, threads}) {
             require(size > 0, "Sizes must be positive.");
@@ -53,12 +61,12 @@ class Core {
                 "Attention heads must be a multiple of key-value heads, at most 64 times as many.");
         require(head_dim % 2 == 0 && head_dim <= kMaxHeadDim, "head_dim must be even and at most 512.");
         require(threads <= 1024, "At most 1024 threads.");
-        require(format == "float32" || format == "bfloat16", "Formats: float32, bfloat16.");
+        require(group == kInputMultiple || group == kScaleGroup, "Groups have 32 or 128 inputs.");
         const Kernels* kernels = select_kernels(isa.c_str());
         require(kernels != nullptr, "This processor does not run the instruction set '" + isa + "'.");
         const Shape shape{vocab_size,    hidden_size, intermediate_size, num_heads,
                           num_kv_heads,  head_dim,    max_positions,     num_pages,
-                          norm_eps,      format == "float32" ? Format::f32 : Format::bf16, std::move(windows)};
+                          norm_eps,      weight_format(format), group, std::move(windows)};
         model_ = std::make_unique<Model>(shape, *kernels, threads);
     }
 
@@ -77,7 +85,7 @@ class Core {
         const std::vector<int32_t> inputs(column_map.data(), column_map.data() + column_map.size());
         const Linear& shape = weights.linear;
         require(static_cast<int>(outputs.size()) == shape.outputs &&
-                    words_of(shape.format, static_cast<int>(inputs.size())) == shape.words,
+                    static_cast<int>(inputs.size()) == shape.inputs,
                 "The weights of '" + name + "' do not have the model's shape.");
         require(!matrices.empty(), "No weights for '" + name + "'.");
         for (const int32_t row : outputs) require(row >= -1 && row < rows, "A row map points outside the weights.");
@@ -96,7 +104,7 @@ class Core {
     }
 
     void set_vector(int layer, const std::string& name, const Floats& values) {
-        const int hidden = round_up(model_->shape().hidden_size, kLanes);
+        const int hidden = model_->hidden_inputs();
         if (name == "final_norm") {
             model_->final_norm = padded(values, hidden);
             return;
@@ -210,11 +218,11 @@ class Core {
 
 NB_MODULE(_core, module) {
     nb::class_<Core>(module, "Core")
-        .def(nb::init<int, int, int, int, int, int, int, int, float, const std::string&, std::vector<int>,
+        .def(nb::init<int, int, int, int, int, int, int, int, float, const std::string&, int, std::vector<int>,
                       const std::string&, int>(),
              nb::arg("vocab_size"), nb::arg("hidden_size"), nb::arg("intermediate_size"), nb::arg("num_heads"),
              nb::arg("num_kv_heads"), nb::arg("head_dim"), nb::arg("max_positions"), nb::arg("num_pages"),
-             nb::arg("norm_eps"), nb::arg("format"), nb::arg("windows"), nb::arg("isa"), nb::arg("threads"))
+             nb::arg("norm_eps"), nb::arg("format"), nb::arg("group"), nb::arg("windows"), nb::arg("isa"), nb::arg("threads"))
         .def("set_linear", &Core::set_linear, nb::arg("layer"), nb::arg("name"), nb::arg("sources"),
              nb::arg("row_map"), nb::arg("column_map"), nb::arg("bias").none())
         .def("set_vector", &Core::set_vector)

@@ -115,6 +115,47 @@ inline void store_bf16(uint16_t* p, Vec x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xD8));
 }
 
+inline Vec load_f16(const uint16_t* p) {
+    const auto* q = reinterpret_cast<const __m128i*>(p);
+    return {_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
+}
+
+using Ints = Words;
+
+inline Ints splat_int(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+inline Vec to_float(Ints x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+// Products of bytes 0, 2 and 1, 3 of each word by way of 16 bits: the instruction that takes bytes saturates.
+inline __m256i dot_bytes(__m256i acc, __m256i x, __m256i y) {
+    const __m256i low = _mm256_set1_epi16(255);
+    const __m256i x_even = _mm256_and_si256(x, low), x_odd = _mm256_srli_epi16(x, 8);
+    const __m256i y_even = _mm256_srai_epi16(_mm256_slli_epi16(y, 8), 8), y_odd = _mm256_srai_epi16(y, 8);
+    acc = _mm256_add_epi32(acc, _mm256_madd_epi16(x_even, y_even));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(x_odd, y_odd));
+}
+// Adds the products of four unsigned bytes of x with four signed ones of y.
+inline Ints dot_int8(Ints acc, Words x, Words y) {
+    return {dot_bytes(acc.a, x.a, y.a), dot_bytes(acc.b, x.b, y.b)};
+}
+inline __m256i dot_small_bytes(__m256i acc, __m256i x, __m256i y) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(x, y), _mm256_set1_epi16(1)));
+}
+// The same for x below 16.
+inline Ints dot_int4(Ints acc, Words x, Words y) {
+    return {dot_small_bytes(acc.a, x.a, y.a), dot_small_bytes(acc.b, x.b, y.b)};
+}
+inline Words low_halves(Words x) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    return {_mm256_and_si256(x.a, mask), _mm256_and_si256(x.b, mask)};
+}
+inline Words high_halves(Words x) { return low_halves({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)}); }
+// Whole numbers in [-127, 127].
+inline void store_int8(int8_t* p, Vec x) {
+    const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));
+    const __m256i ordered = _mm256_permute4x64_epi64(words, 0xD8);
+    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
+
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 }  // namespace

@@ -55,6 +55,25 @@ inline void store_bf16(uint16_t* p, Vec a) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a)));
 }
 
+inline Vec load_f16(const uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+
+using Ints = __m512i;
+
+inline Ints splat_int(int32_t x) { return _mm512_set1_epi32(x); }
+inline Vec to_float(Ints a) { return _mm512_cvtepi32_ps(a); }
+// Adds the products of four unsigned bytes of a with four signed ones of b.
+inline Ints dot_int8(Ints acc, Words a, Words b) { return _mm512_dpbusd_epi32(acc, a, b); }
+// The same for a below 16.
+inline Ints dot_int4(Ints acc, Words a, Words b) { return _mm512_dpbusd_epi32(acc, a, b); }
+inline Words low_halves(Words a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
+inline Words high_halves(Words a) { return low_halves(_mm512_srli_epi16(a, 4)); }
+// Whole numbers in [-127, 127].
+inline void store_int8(int8_t* p, Vec a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)));
+}
+
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 }  // namespace

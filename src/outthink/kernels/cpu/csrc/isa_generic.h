@@ -138,6 +138,57 @@ inline void store_bf16(uint16_t* p, Vec x) {
     }
 }
 
+inline Vec load_f16(const uint16_t* p) {
+    float lanes[16];
+    for (int i = 0; i < 16; ++i) {
+        // The bits moved to float32 read as the value times 2^-112, subnormal or not.
+        const uint32_t bits = (static_cast<uint32_t>(p[i] & 0x7FFFu) << 13) | (static_cast<uint32_t>(p[i] >> 15) << 31);
+        std::memcpy(lanes + i, &bits, 4);
+        lanes[i] *= 5.192296858534828e33f;
+    }
+    return load(lanes);
+}
+
+struct Ints {
+    int32_t v[16];
+};
+
+inline Ints splat_int(int32_t x) {
+    Ints result;
+    for (int i = 0; i < 16; ++i) result.v[i] = x;
+    return result;
+}
+inline Vec to_float(Ints x) {
+    float lanes[16];
+    for (int i = 0; i < 16; ++i) lanes[i] = static_cast<float>(x.v[i]);
+    return load(lanes);
+}
+// Adds the products of four unsigned bytes of x with four signed ones of y.
+inline Ints dot_int8(Ints acc, Words x, Words y) {
+    uint8_t a[64];
+    int8_t b[64];
+    std::memcpy(a, &x, sizeof a);
+    std::memcpy(b, &y, sizeof b);
+    for (int i = 0; i < 16; ++i) {
+        int32_t total = 0;
+        for (int j = 0; j < 4; ++j) total += a[4 * i + j] * b[4 * i + j];
+        acc.v[i] += total;
+    }
+    return acc;
+}
+inline Ints dot_int4(Ints acc, Words x, Words y) { return dot_int8(acc, x, y); }
+inline Words low_halves(Words x) {
+    const FourWords mask = {0x0F0F0F0Fu, 0x0F0F0F0Fu, 0x0F0F0F0Fu, 0x0F0F0F0Fu};
+    return {{x.v[0] & mask, x.v[1] & mask, x.v[2] & mask, x.v[3] & mask}};
+}
+inline Words high_halves(Words x) { return low_halves({{x.v[0] >> 4, x.v[1] >> 4, x.v[2] >> 4, x.v[3] >> 4}}); }
+// Whole numbers in [-127, 127].
+inline void store_int8(int8_t* p, Vec x) {
+    float lanes[16];
+    store(lanes, x);
+    for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(lanes[i]);
+}
+
 inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
 }  // namespace

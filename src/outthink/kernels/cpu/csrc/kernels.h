@@ -1,7 +1,7 @@
 // The table of operators that one instruction set offers, and the plain records they work on.
 //
-// Layouts are the same on every instruction set. A *word* is 32 bits along the reduction axis: one float32, or a pair
-// of bfloat16. Every reduction runs over words in increasing order whatever the number of rows, and over KV in fixed
+// Layouts are the same on every instruction set. A *word* is 32 bits along the reduction axis: one float32, a pair of
+// bfloat16, four int8, or eight int4. Every reduction runs over words in increasing order whatever the number of rows, and over KV in fixed
 // blocks, so that a row's result does not depend, to the last bit, on what else is computed beside it.
 #pragma once
 
@@ -10,7 +10,7 @@
 
 namespace outthink {
 
-enum class Format : int { f32 = 0, bf16 = 1 };
+enum class Format : int { f32, bf16, int8, int4 };
 
 inline constexpr int kLanes = 16;       // logical vector width of every layout
 inline constexpr int kPageSize = 16;    // positions of a page
@@ -20,22 +20,46 @@ inline constexpr int kBlockOutputs = 64;  // output features of a weight tile
 inline constexpr int kMaxHeadDim = 512;
 inline constexpr float kMasked = -1e30f;  // finite, so that the difference of two masked scores is a number
 
-constexpr int words_of(Format format, int elements) { return format == Format::f32 ? elements : elements / 2; }
-constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+inline constexpr int kInputMultiple = 32;  // inputs of a product are padded to it; activations keep a sum of each 32
+inline constexpr int kScaleGroup = 128;    // inputs of a row that share a scale in int8 activations
 
-// Weights [outputs, inputs] as tiles [outputs / 64][words][64]; padding is zero.
+constexpr int words_of(Format format, int elements) {
+    return format == Format::f32    ? elements
+           : format == Format::bf16 ? elements / 2
+           : format == Format::int8 ? elements / 4
+                                    : elements / 8;
+}
+constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+// What the inputs of a product with weights of this format are made of.
+constexpr Format activations_of(Format weights) { return weights == Format::int4 ? Format::int8 : weights; }
+constexpr bool is_quantized(Format format) { return format == Format::int8 || format == Format::int4; }
+constexpr int num_scales(int inputs) { return (inputs + kScaleGroup - 1) / kScaleGroup; }
+// A row of activations: its words; if int8, then a float scale for each 128 and an int32 sum for each 32 of them.
+constexpr int activation_words(Format format, int inputs) {
+    const int extra = format == Format::int8 ? num_scales(inputs) + inputs / kInputMultiple : 0;
+    return round_up(words_of(format, inputs) + extra, kLanes);
+}
+
+// Weights [outputs, inputs] as tiles [outputs / 64][words][64]; padding is zero. int8 weights are kept plus 128, with a
+// scale for each output; int4 weights plus 8, in low halves of bytes for even and in high halves for odd groups of four
+// inputs, with scales [outputs / 64][inputs / group][64] in float16.
 struct Linear {
     Format format = Format::f32;
     int outputs = 0;  // multiple of 64
-    int words = 0;    // of a row of inputs
+    int inputs = 0;   // multiple of 32
+    int group = 0;    // int4: inputs that share a scale, 32 or 128
     const uint32_t* weights = nullptr;
+    const float* scales = nullptr;
+    const uint16_t* group_scales = nullptr;
     const float* bias = nullptr;  // [outputs], or null
+
+    int words() const { return words_of(format, inputs); }
 };
 
 enum class Epilogue : int {
     store,     // result[row, o] = y, for o < columns
     add,       // result[row, o] += y
-    silu_mul,  // words: tiles hold 16 gates, 16 ups alternately; silu(gate) * up as activations of half as many columns
+    silu_mul,  // words: tiles hold 16 gates, 16 ups alternately; silu(gate) * up in half as many columns
 };
 
 struct LinearTask {
@@ -45,14 +69,22 @@ struct LinearTask {
     Epilogue epilogue;
     float* result;       // store, add: [rows, result_stride]
     uint32_t* packed;    // silu_mul: [rows, result_stride] words
+    Format packed_format;
     ptrdiff_t result_stride;
     int columns;  // store: columns that exist
+};
+
+// float32 rows as int8 activations.
+struct QuantizeTask {
+    const float* x;
+    int padded;  // multiple of 32
+    uint32_t* out;
 };
 
 struct NormTask {
     const float* x;
     const float* gain;  // [padded]
-    int size, padded;   // padded: multiple of 16, x and gain are zero from size on
+    int size, padded;   // padded: multiple of 32, x and gain are zero from size on
     float eps;
     Format format;
     uint32_t* out;
@@ -83,7 +115,9 @@ struct AttendTask {
     int window;  // 0: none
     const uint32_t* queries;  // [rows, query_stride] words
     ptrdiff_t query_stride;
-    uint32_t* out;  // activations [rows, query_stride] words
+    uint32_t* out;  // [rows, out_stride] words
+    ptrdiff_t out_stride;
+    Format out_format;
     const int32_t* rows;
     int num_rows;
     int common_pages;
@@ -108,6 +142,7 @@ struct Kernels {
     void (*linear)(const LinearTask&, int block, int row_begin, int row_end);
     void (*embed)(const void* source, Format format, int size, int padded, float* out);
     void (*normalize)(const NormTask&);
+    void (*quantize)(const QuantizeTask&);
     void (*rotate)(const RotateTask&);
     void (*attend_block)(const AttendTask&, int block, float* states);
     void (*fold)(const AttendTask&, float* states, const float* more);

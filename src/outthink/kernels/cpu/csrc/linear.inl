@@ -32,6 +32,74 @@ inline void multiply(const uint32_t* weights, const uint32_t* input, ptrdiff_t s
     }
 }
 
+// The same with int8 activations. A group's products are summed exactly; groups are added in order. Weights are
+// unsigned, so that their offset times the activations' sum is taken off first.
+template <Format F, int Group, int Rows>
+inline void multiply_quantized(const Linear& linear, const uint32_t* weights, int block, int first,
+                               const uint32_t* input, ptrdiff_t stride, Vec (&acc)[Rows][kTileVectors]) {
+    constexpr int kOffset = F == Format::int8 ? 128 : 8;
+    const int inputs = linear.inputs, scales_at = inputs / 4, sums_at = scales_at + num_scales(inputs);
+    for (int r = 0; r < Rows; ++r) {
+        for (int j = 0; j < kTileVectors; ++j) acc[r][j] = zero();
+    }
+    for (int begin = 0, group = 0; begin < inputs; begin += Group, ++group) {
+        const int count = inputs - begin < Group ? inputs - begin : Group;
+        Ints part[Rows][kTileVectors];
+        for (int r = 0; r < Rows; ++r) {
+            const auto* sums = reinterpret_cast<const int32_t*>(input + r * stride + sums_at) + begin / kInputMultiple;
+            int32_t total = sums[0];
+            for (int i = 1; i < count / kInputMultiple; ++i) total += sums[i];
+            for (int j = 0; j < kTileVectors; ++j) part[r][j] = splat_int(-kOffset * total);
+        }
+        const uint32_t* x = input + begin / 4;
+        for (int k = 0; k < count / 4; k += F == Format::int8 ? 1 : 2, weights += kBlockOutputs) {
+            Words w[kTileVectors];
+            for (int j = 0; j < kTileVectors; ++j) {
+                prefetch(weights + 512 + j * kLanes);
+                w[j] = load_words(weights + j * kLanes);
+            }
+            if constexpr (F == Format::int8) {
+                for (int r = 0; r < Rows; ++r) {
+                    const Words y = splat_word(x + r * stride + k);
+                    for (int j = 0; j < kTileVectors; ++j) part[r][j] = dot_int8(part[r][j], w[j], y);
+                }
+            } else {
+                Words low[kTileVectors], high[kTileVectors];
+                for (int j = 0; j < kTileVectors; ++j) {
+                    low[j] = low_halves(w[j]);
+                    high[j] = high_halves(w[j]);
+                }
+                for (int r = 0; r < Rows; ++r) {
+                    const Words y = splat_word(x + r * stride + k), z = splat_word(x + r * stride + k + 1);
+                    for (int j = 0; j < kTileVectors; ++j) part[r][j] = dot_int4(part[r][j], low[j], y);
+                    for (int j = 0; j < kTileVectors; ++j) part[r][j] = dot_int4(part[r][j], high[j], z);
+                }
+            }
+        }
+        Vec scales[kTileVectors];
+        if constexpr (F == Format::int4) {
+            const int groups = (inputs + Group - 1) / Group;
+            const uint16_t* halves = linear.group_scales +
+                                     (static_cast<ptrdiff_t>(block) * groups + group) * kBlockOutputs + first * kLanes;
+            for (int j = 0; j < kTileVectors; ++j) scales[j] = load_f16(halves + j * kLanes);
+        }
+        for (int r = 0; r < Rows; ++r) {
+            const Vec scale = splat(reinterpret_cast<const float*>(input + r * stride + scales_at)[begin / kScaleGroup]);
+            for (int j = 0; j < kTileVectors; ++j) {
+                Vec factor = scale;
+                if constexpr (F == Format::int4) factor = mul(scales[j], scale);
+                acc[r][j] = fma(to_float(part[r][j]), factor, acc[r][j]);
+            }
+        }
+    }
+    if constexpr (F == Format::int8) {
+        const float* scales = linear.scales + block * kBlockOutputs + first * kLanes;
+        for (int r = 0; r < Rows; ++r) {
+            for (int j = 0; j < kTileVectors; ++j) acc[r][j] = mul(acc[r][j], load(scales + j * kLanes));
+        }
+    }
+}
+
 inline Vec silu(Vec x) { return div(x, add(splat(1.0f), exponential(sub(zero(), x)))); }
 
 inline void store_columns(float* out, Vec y, int count) {
@@ -44,22 +112,20 @@ inline void store_columns(float* out, Vec y, int count) {
     }
 }
 
-template <Format F, int Rows>
-inline void linear_tile(const LinearTask& task, int block, int first, int row) {
-    const Linear& linear = *task.linear;
-    Vec acc[Rows][kTileVectors];
-    multiply<F, Rows>(linear.weights + static_cast<ptrdiff_t>(block) * linear.words * kBlockOutputs + first * kLanes,
-                      task.input + row * task.input_stride, task.input_stride, linear.words, acc);
+// Bias, and what becomes of a tile's outputs.
+template <int Rows>
+inline void store_tile(const LinearTask& task, int block, int first, int row, Vec (&acc)[Rows][kTileVectors]) {
     const int column = block * kBlockOutputs + first * kLanes;
     for (int r = 0; r < Rows; ++r) {
-        if (linear.bias) {
-            for (int j = 0; j < kTileVectors; ++j) acc[r][j] = add(acc[r][j], load(linear.bias + column + j * kLanes));
+        if (task.linear->bias) {
+            const float* bias = task.linear->bias + column;
+            for (int j = 0; j < kTileVectors; ++j) acc[r][j] = add(acc[r][j], load(bias + j * kLanes));
         }
         const ptrdiff_t start = (row + r) * task.result_stride;
         if (task.epilogue == Epilogue::silu_mul) {
             for (int j = 0; j + 1 < kTileVectors; j += 2) {
                 const int index = (column / kLanes + j) / 2;
-                store_activation(F, task.packed + start, index, mul(silu(acc[r][j]), acc[r][j + 1]));
+                store_activation(task.packed_format, task.packed + start, index, mul(silu(acc[r][j]), acc[r][j + 1]));
             }
             continue;
         }
@@ -74,31 +140,54 @@ inline void linear_tile(const LinearTask& task, int block, int first, int row) {
     }
 }
 
-template <Format F, int Rows = kTileRows>
+template <Format F, int Group, int Rows>
+inline void linear_tile(const LinearTask& task, int block, int first, int row) {
+    const Linear& linear = *task.linear;
+    const uint32_t* weights =
+        linear.weights + static_cast<ptrdiff_t>(block) * linear.words() * kBlockOutputs + first * kLanes;
+    const uint32_t* input = task.input + row * task.input_stride;
+    Vec acc[Rows][kTileVectors];
+    if constexpr (is_quantized(F)) {
+        multiply_quantized<F, Group, Rows>(linear, weights, block, first, input, task.input_stride, acc);
+    } else {
+        multiply<F, Rows>(weights, input, task.input_stride, linear.words(), acc);
+    }
+    store_tile<Rows>(task, block, first, row, acc);
+}
+
+template <Format F, int Group, int Rows = kTileRows>
 inline void linear_rows(const LinearTask& task, int block, int first, int row, int count) {
     if (count == Rows) {
-        linear_tile<F, Rows>(task, block, first, row);
+        linear_tile<F, Group, Rows>(task, block, first, row);
     } else if constexpr (Rows > 1) {
-        linear_rows<F, Rows - 1>(task, block, first, row, count);
+        linear_rows<F, Group, Rows - 1>(task, block, first, row, count);
     }
 }
 
-template <Format F>
+template <Format F, int Group = kScaleGroup>
 inline void linear_block(const LinearTask& task, int block, int row_begin, int row_end) {
     const int rows = row_end - row_begin, tiles = (rows + kTileRows - 1) / kTileRows;
     for (int tile = 0; tile < tiles; ++tile) {
         const int begin = row_begin + rows * tile / tiles, end = row_begin + rows * (tile + 1) / tiles;
         for (int first = 0; first < kBlockOutputs / kLanes; first += kTileVectors) {
-            linear_rows<F>(task, block, first, begin, end - begin);
+            linear_rows<F, Group>(task, block, first, begin, end - begin);
         }
     }
 }
 
 void linear(const LinearTask& task, int block, int row_begin, int row_end) {
-    if (task.linear->format == Format::f32) {
-        linear_block<Format::f32>(task, block, row_begin, row_end);
-    } else {
-        linear_block<Format::bf16>(task, block, row_begin, row_end);
+    switch (task.linear->format) {
+        case Format::f32:
+            return linear_block<Format::f32>(task, block, row_begin, row_end);
+        case Format::bf16:
+            return linear_block<Format::bf16>(task, block, row_begin, row_end);
+        case Format::int8:
+            return linear_block<Format::int8>(task, block, row_begin, row_end);
+        case Format::int4:
+            if (task.linear->group == kInputMultiple) {
+                return linear_block<Format::int4, kInputMultiple>(task, block, row_begin, row_end);
+            }
+            return linear_block<Format::int4>(task, block, row_begin, row_end);
     }
 }
 

@@ -1,5 +1,7 @@
 #include "pack.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 
 namespace outthink {
@@ -20,39 +22,82 @@ uint16_t narrow(float value) {
     return static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
 }
 
-template <class From, class To>
-void gather(const From* row, const std::vector<int32_t>& columns, To* out) {
-    for (size_t i = 0; i < columns.size(); ++i) {
-        const int32_t column = columns[i];
-        if constexpr (std::is_same_v<From, To>) {
-            out[i] = column < 0 ? To{} : row[column];
-        } else if constexpr (std::is_same_v<To, float>) {
-            out[i] = column < 0 ? 0.0f : widen(row[column]);
-        } else {
-            out[i] = column < 0 ? To{0} : narrow(row[column]);
-        }
-    }
+float from_float16(uint16_t half) {
+    const uint32_t bits = (static_cast<uint32_t>(half & 0x7FFFu) << 13) | (static_cast<uint32_t>(half >> 15) << 31);
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value * 0x1p112f;
 }
 
-// One output's inputs as words of `format`.
-void gather_row(const std::vector<Source>& sources, int32_t index, const std::vector<int32_t>& columns, Format format,
-                uint32_t* out) {
+// Of a number in [0, 65504], to nearest, ties to even.
+uint16_t to_float16(float value) {
+    // Adding 2^e rounds to the spacing of float16 there: 2^-24 below 2^-14, and 2^-10 of the leading bit above.
+    const int exponent = std::max(std::ilogb(std::max(value, 0x1p-30f)), -14);
+    const float magic = std::ldexp(1.0f, exponent + 13);
+    const volatile float sum = value + magic;
+    const float scaled = (sum - magic) * 0x1p-112f;
+    uint32_t bits;
+    std::memcpy(&bits, &scaled, sizeof bits);
+    return static_cast<uint16_t>(bits >> 13);
+}
+
+// One output's inputs as float32; exact for both sources.
+void gather_row(const std::vector<Source>& sources, int32_t index, const std::vector<int32_t>& columns, float* out) {
     for (const Source& source : sources) {
         if (index >= source.rows) {
             index -= source.rows;
             continue;
         }
         const ptrdiff_t start = ptrdiff_t{index} * source.columns;
-        auto* floats = reinterpret_cast<float*>(out);
-        auto* halves = reinterpret_cast<uint16_t*>(out);
-        if (source.format == Format::f32) {
-            const float* row = static_cast<const float*>(source.data) + start;
-            format == Format::f32 ? gather(row, columns, floats) : gather(row, columns, halves);
-        } else {
-            const uint16_t* row = static_cast<const uint16_t*>(source.data) + start;
-            format == Format::f32 ? gather(row, columns, floats) : gather(row, columns, halves);
+        const auto* floats = static_cast<const float*>(source.data) + (source.format == Format::f32 ? start : 0);
+        const auto* halves = static_cast<const uint16_t*>(source.data) + (source.format == Format::f32 ? 0 : start);
+        for (size_t i = 0; i < columns.size(); ++i) {
+            const int32_t column = columns[i];
+            out[i] = column < 0 ? 0.0f : source.format == Format::f32 ? floats[column] : widen(halves[column]);
         }
         return;
+    }
+}
+
+float largest(const float* x, int count) {
+    float most = 0.0f;
+    for (int i = 0; i < count; ++i) most = std::max(most, std::fabs(x[i]));
+    return most;
+}
+
+uint32_t code(float x, float inverse, int least, int most, int offset) {
+    const int rounded = static_cast<int>(std::nearbyint(std::clamp(x * inverse, -200.0f, 200.0f)));
+    return static_cast<uint32_t>(std::clamp(rounded, least, most) + offset);
+}
+
+// The row's words, and its scales into `weights`.
+void encode(const float* row, int output, Weights& weights, uint32_t* words) {
+    const Linear& linear = weights.linear;
+    const int inputs = linear.inputs;
+    if (linear.format == Format::f32) {
+        std::memcpy(words, row, static_cast<size_t>(inputs) * sizeof(float));
+    } else if (linear.format == Format::bf16) {
+        for (int i = 0; i < inputs; i += 2) {
+            words[i / 2] = narrow(row[i]) | static_cast<uint32_t>(narrow(row[i + 1])) << 16;
+        }
+    } else if (linear.format == Format::int8) {
+        const float scale = largest(row, inputs) / 127.0f, inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+        weights.scales[static_cast<size_t>(output)] = scale;
+        std::fill(words, words + linear.words(), 0u);
+        for (int i = 0; i < inputs; ++i) words[i / 4] |= code(row[i], inverse, -127, 127, 128) << (i % 4 * 8);
+    } else {
+        const int groups = (inputs + linear.group - 1) / linear.group;
+        std::fill(words, words + linear.words(), 0u);
+        for (int g = 0; g < groups; ++g) {
+            const int begin = g * linear.group, end = std::min(begin + linear.group, inputs);
+            const uint16_t scale = to_float16(largest(row + begin, end - begin) / 7.0f);
+            const ptrdiff_t tile = ptrdiff_t{output / kBlockOutputs} * groups + g;
+            weights.group_scales[tile * kBlockOutputs + output % kBlockOutputs] = scale;
+            const float inverse = scale ? 1.0f / from_float16(scale) : 0.0f;
+            for (int i = begin; i < end; ++i) {
+                words[i / 8] |= code(row[i], inverse, -8, 7, 8) << (i % 4 * 8 + i % 8 / 4 * 4);
+            }
+        }
     }
 }
 
@@ -60,21 +105,18 @@ void gather_row(const std::vector<Source>& sources, int32_t index, const std::ve
 
 void pack(const std::vector<Source>& sources, const std::vector<int32_t>& row_map,
           const std::vector<int32_t>& column_map, Weights& weights) {
-    const Format format = weights.linear.format;
-    const size_t words = static_cast<size_t>(weights.linear.words);
-    std::vector<uint32_t> rows(kLanes * words);
+    const size_t words = static_cast<size_t>(weights.linear.words());
+    std::vector<float> row(column_map.size());
+    std::vector<uint32_t> encoded(kLanes * words);
     for (size_t first = 0; first < row_map.size(); first += kLanes) {
         for (size_t r = 0; r < kLanes; ++r) {
-            uint32_t* row = rows.data() + r * words;
-            if (row_map[first + r] < 0) {
-                std::memset(row, 0, words * sizeof(uint32_t));
-            } else {
-                gather_row(sources, row_map[first + r], column_map, format, row);
-            }
+            std::fill(row.begin(), row.end(), 0.0f);
+            if (row_map[first + r] >= 0) gather_row(sources, row_map[first + r], column_map, row.data());
+            encode(row.data(), static_cast<int>(first + r), weights, encoded.data() + r * words);
         }
         uint32_t* tile = weights.tiles + first / kBlockOutputs * kBlockOutputs * words + first % kBlockOutputs;
         for (size_t w = 0; w < words; ++w) {
-            for (size_t r = 0; r < kLanes; ++r) tile[w * kBlockOutputs + r] = rows[r * words + w];
+            for (size_t r = 0; r < kLanes; ++r) tile[w * kBlockOutputs + r] = encoded[r * words + w];
         }
     }
 }

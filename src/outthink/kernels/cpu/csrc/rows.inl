@@ -58,8 +58,50 @@ void embed(const void* source, Format format, int size, int padded, float* out) 
     for (int i = size; i < padded; ++i) out[i] = 0.0f;
 }
 
+// Calls value(i) for elements i, i + 16, ... and keeps them as int8 with a scale for each 128. Half way between two
+// codes goes to the even one.
+template <class Value>
+inline void quantize_row(int padded, uint32_t* out, Value value) {
+    auto* codes = reinterpret_cast<int8_t*>(out);
+    auto* scales = reinterpret_cast<float*>(out + padded / 4);
+    auto* sums = reinterpret_cast<int32_t*>(scales + num_scales(padded));
+    for (int begin = 0; begin < padded; begin += kScaleGroup) {
+        const int count = padded - begin < kScaleGroup ? padded - begin : kScaleGroup;
+        Vec x[kScaleGroup / kLanes], most = zero(), zeros = zero();
+        for (int i = 0; i < count / kLanes; ++i) {
+            x[i] = value(begin + i * kLanes);
+            most = max(most, max(x[i], sub(zero(), x[i])));
+            zeros = fma(x[i], zero(), zeros);
+        }
+        float maximum = largest(most);
+        *scales++ = maximum / 127.0f;
+        if (!(sum(zeros) == 0.0f)) {
+            // Infinite or no number: that must show in the result, not become some code.
+            scales[-1] = __builtin_nanf("");
+            maximum = 0.0f;
+            for (auto& v : x) v = zero();
+        }
+        const Vec inverse = splat(maximum > 0.0f ? 127.0f / maximum : 0.0f);
+        for (int i = 0; i < count / kLanes; i += 2) {
+            const Vec a = round_nearest(mul(x[i], inverse)), b = round_nearest(mul(x[i + 1], inverse));
+            store_int8(codes + begin + i * kLanes, a);
+            store_int8(codes + begin + (i + 1) * kLanes, b);
+            *sums++ = static_cast<int32_t>(sum(add(a, b)));
+        }
+    }
+}
+
+void quantize(const QuantizeTask& task) {
+    quantize_row(task.padded, task.out, [&](int i) { return load(task.x + i); });
+}
+
 void normalize(const NormTask& task) {
     const Vec inverse = splat(1.0f / root_of_mean_square(task.x, task.size, task.padded, task.eps));
+    if (task.format == Format::int8) {
+        quantize_row(task.padded, task.out,
+                     [&](int i) { return mul(mul(load(task.x + i), inverse), load(task.gain + i)); });
+        return;
+    }
     for (int i = 0; i < task.padded; i += kLanes) {
         const Vec y = mul(mul(load(task.x + i), inverse), load(task.gain + i));
         store_activation(task.format, task.out, i / kLanes, y);

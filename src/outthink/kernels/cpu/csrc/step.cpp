@@ -22,10 +22,12 @@ Model::Model(const Shape& shape, const Kernels& kernels, int threads)
       head_stride_(round_up(shape.head_dim, kLanes)),
       mlp_stride_(round_up(shape.intermediate_size, kBlockOutputs / 2)),
       qkv_stride_(round_up((shape.num_heads + 2 * shape.num_kv_heads) * head_stride_, kBlockOutputs)),
-      input_words_(words_of(shape.format, round_up(shape.hidden_size, kLanes))),
-      mlp_words_(words_of(shape.format, mlp_stride_)),
-      query_words_(words_of(shape.format, shape.num_heads * head_stride_)),
-      head_words_(ptrdiff_t{2} * words_of(shape.format, head_stride_) * kPageSize),
+      hidden_inputs_(round_up(shape.hidden_size, kInputMultiple)),
+      attended_inputs_(round_up(shape.num_heads * head_stride_, kInputMultiple)),
+      query_words_(words_of(shape.kv(), shape.num_heads * head_stride_)),
+      attended_words_(activation_words(shape.intermediate(), attended_inputs_)),
+      mlp_words_(activation_words(shape.intermediate(), mlp_stride_)),
+      head_words_(ptrdiff_t{2} * words_of(shape.kv(), head_stride_) * kPageSize),
       page_words_(head_words_ * shape.num_kv_heads),
       layer_words_(page_words_ * shape.num_pages),
       kv_(shape.windows.size() * static_cast<size_t>(layer_words_)),
@@ -43,31 +45,39 @@ Model::Model(const Shape& shape, const Kernels& kernels, int threads)
 // One block of memory for all: small ones would not get huge pages, and reading would stop at each of their ends.
 void Model::lay_out_weights() {
     std::vector<Weights*> order;
-    const auto add = [&](Weights& weights, int outputs, int inputs) {
-        weights.linear.format = shape_.format;
+    const auto add = [&](Weights& weights, Format format, int outputs, int inputs) {
+        weights.linear.format = format;
+        weights.linear.group = format == Format::int4 ? shape_.group : 0;
         weights.linear.outputs = outputs;
-        weights.linear.words = words_of(shape_.format, inputs);
+        weights.linear.inputs = inputs;
         order.push_back(&weights);
     };
-    const int hidden = round_up(shape_.hidden_size, kLanes);
+    const Format format = shape_.format;
     for (Layer& layer : layers) {
-        add(layer.qkv, qkv_stride_, hidden);
-        add(layer.output, hidden_stride_, shape_.num_heads * head_stride_);
-        add(layer.gate_up, 2 * mlp_stride_, hidden);
-        add(layer.down, hidden_stride_, mlp_stride_);
+        add(layer.qkv, format, qkv_stride_, hidden_inputs_);
+        add(layer.output, format, hidden_stride_, attended_inputs_);
+        add(layer.gate_up, format, 2 * mlp_stride_, hidden_inputs_);
+        add(layer.down, format, hidden_stride_, mlp_stride_);
     }
-    add(head, round_up(shape_.vocab_size, kBlockOutputs), hidden);
-    const auto size = [](const Weights* weights) {
-        return static_cast<size_t>(weights->linear.outputs) * static_cast<size_t>(weights->linear.words);
+    add(head, shape_.head(), round_up(shape_.vocab_size, kBlockOutputs), hidden_inputs_);
+    const auto tile_words = [](const Linear& linear) { return size_t{1} * linear.outputs * linear.words(); };
+    const auto scale_words = [](const Linear& linear) {
+        if (!linear.group) return size_t{0};
+        return size_t{1} * linear.outputs * ((linear.inputs + linear.group - 1) / linear.group) / 2;
     };
     size_t total = 0;
-    for (const Weights* weights : order) total += size(weights);
+    for (const Weights* weights : order) total += tile_words(weights->linear) + scale_words(weights->linear);
     weights_ = Memory<uint32_t>(total);
     uint32_t* next = weights_.data();
     for (Weights* weights : order) {
-        weights->tiles = next;
-        weights->linear.weights = next;
-        next += size(weights);
+        Linear& linear = weights->linear;
+        linear.weights = weights->tiles = next;
+        next += tile_words(linear);
+        if (linear.group) linear.group_scales = weights->group_scales = reinterpret_cast<uint16_t*>(next);
+        next += scale_words(linear);
+        if (linear.format != Format::int8) continue;
+        weights->scales.resize(static_cast<size_t>(linear.outputs));
+        linear.scales = weights->scales.data();
     }
 }
 
@@ -94,10 +104,12 @@ void Model::reserve(int rows) {
     if (rows <= capacity_) return;
     capacity_ = round_up(rows, 64);
     const auto sized = [&](int stride) { return static_cast<size_t>(capacity_) * static_cast<size_t>(stride); };
+    const int widest = std::max({hidden_inputs_, attended_inputs_, mlp_stride_});
     hidden_ = Memory<float>(sized(hidden_stride_));
     projected_ = Memory<float>(sized(qkv_stride_));
-    input_ = Memory<uint32_t>(sized(input_words_));
+    input_ = Memory<uint32_t>(sized(activation_words(shape_.activations(), widest)));
     queries_ = Memory<uint32_t>(sized(query_words_));
+    attended_ = Memory<uint32_t>(sized(attended_words_));
     mlp_ = Memory<uint32_t>(sized(mlp_words_));
 }
 
@@ -125,7 +137,7 @@ void Model::layer(int index, int thread) {
         const ptrdiff_t position = batch_.positions[row];
         const int32_t* pages = batch_.page_tables + static_cast<ptrdiff_t>(sequences_[row]) * batch_.table_width;
         RotateTask task{};
-        task.format = shape_.format;
+        task.format = shape_.kv();
         task.num_heads = shape_.num_heads;
         task.num_kv_heads = shape_.num_kv_heads;
         task.head_dim = shape_.head_dim;
@@ -144,10 +156,10 @@ void Model::layer(int index, int thread) {
     });
     pool_.barrier();
     attention(index, thread);
-    multiply(layer.output, queries_.data(), rows, Epilogue::add, hidden_.data(), hidden_stride_, thread, hidden_stride_);
+    multiply_intermediate(layer.output, attended_.data(), thread);
     normalize_rows(layer.post_norm, nullptr, rows, thread);
     multiply(layer.gate_up, input_.data(), rows, Epilogue::silu_mul, mlp_.data(), mlp_words_, thread, 0);
-    multiply(layer.down, mlp_.data(), rows, Epilogue::add, hidden_.data(), hidden_stride_, thread, hidden_stride_);
+    multiply_intermediate(layer.down, mlp_.data(), thread);
 }
 
 // Rows `rows` of the residual stream (all, if null) as activations 0, 1, ... of the next product.
@@ -155,18 +167,41 @@ void Model::normalize_rows(const std::vector<float>& gain, const int32_t* rows, 
     each_row(count, thread, [&](int row) {
         const ptrdiff_t from = rows ? rows[row] : row;
         kernels_.normalize({hidden_.data() + from * hidden_stride_, gain.data(), shape_.hidden_size,
-                            round_up(shape_.hidden_size, kLanes), shape_.norm_eps, shape_.format,
-                            input_.data() + static_cast<ptrdiff_t>(row) * input_words_});
+                            hidden_inputs_, shape_.norm_eps, shape_.activations(),
+                            input_.data() + row * ptrdiff_t{activation_words(shape_.activations(), hidden_inputs_)}});
     });
     pool_.barrier();
+}
+
+// Adds the product to the residual stream.
+void Model::multiply_intermediate(const Weights& weights, const uint32_t* input, int thread) {
+    const int inputs = weights.linear.inputs;
+    if (is_quantized(weights.linear.format)) {
+        const auto* rows = reinterpret_cast<const float*>(input);
+        const ptrdiff_t stride = activation_words(Format::f32, inputs);
+        const ptrdiff_t words = activation_words(Format::int8, inputs);
+        each_row(batch_.num_rows, thread, [&](int row) {
+            kernels_.quantize({rows + row * stride, inputs, input_.data() + row * words});
+        });
+        pool_.barrier();
+        input = input_.data();
+    }
+    multiply(weights, input, batch_.num_rows, Epilogue::add, hidden_.data(), hidden_stride_, thread, hidden_stride_);
 }
 
 void Model::multiply(const Weights& weights, const uint32_t* input, int rows, Epilogue epilogue, void* result,
                      int stride, int thread, int columns) {
     const Linear& linear = weights.linear;
     const bool packed = epilogue == Epilogue::silu_mul;
-    const LinearTask task{&linear, input, linear.words, epilogue, packed ? nullptr : static_cast<float*>(result),
-                          packed ? static_cast<uint32_t*>(result) : nullptr, stride, columns};
+    const LinearTask task{&linear,
+                          input,
+                          activation_words(activations_of(linear.format), linear.inputs),
+                          epilogue,
+                          packed ? nullptr : static_cast<float*>(result),
+                          packed ? static_cast<uint32_t*>(result) : nullptr,
+                          shape_.intermediate(),
+                          stride,
+                          columns};
     const int blocks = linear.outputs / kBlockOutputs, wanted = 2 * pool_.size();
     int parts = (rows + kRowsPerItem - 1) / kRowsPerItem;
     if (blocks * parts < wanted) parts = std::clamp((wanted + blocks - 1) / blocks, parts, (rows + 5) / 6);
@@ -180,7 +215,7 @@ void Model::multiply(const Weights& weights, const uint32_t* input, int rows, Ep
 void Model::attention(int index, int thread) {
     Scratch& scratch = scratch_[static_cast<size_t>(thread)];
     AttendTask task{};
-    task.format = shape_.format;
+    task.format = shape_.kv();
     task.queries_per_head = group_;
     task.padded_dim = head_stride_;
     task.kv = kv_.data() + index * layer_words_;
@@ -189,7 +224,9 @@ void Model::attention(int index, int thread) {
     task.window = shape_.windows[static_cast<size_t>(index)];
     task.queries = queries_.data();
     task.query_stride = query_words_;
-    task.out = queries_.data();  // a query is read for the last time before its output is written
+    task.out = attended_.data();
+    task.out_stride = attended_words_;
+    task.out_format = shape_.intermediate();
     task.positions = batch_.positions;
     task.sequences = sequences_.data();
     task.page_tables = batch_.page_tables;

@@ -15,14 +15,24 @@ namespace outthink {
 struct Shape {
     int vocab_size, hidden_size, intermediate_size, num_heads, num_kv_heads, head_dim, max_positions, num_pages;
     float norm_eps;
-    Format format;  // of weights, activations and KV
+    Format format;  // of the layers' weights
+    int group;      // int4: inputs that share a scale
     std::vector<int> windows;  // by layer; 0: none
+
+    Format activations() const { return activations_of(format); }
+    Format kv() const { return format == Format::f32 ? Format::f32 : Format::bf16; }
+    // int4 is too coarse for the head, which decides between tokens directly.
+    Format head() const { return activations(); }
+    // What attention and the MLP write: float32 where it must be quantized before the next product.
+    Format intermediate() const { return is_quantized(format) ? Format::f32 : format; }
 };
 
 struct Weights {
     Linear linear;
-    uint32_t* tiles = nullptr;  // of the model's weight memory
-    std::vector<float> bias;
+    // Where Linear's pointers point to, for the packing.
+    uint32_t* tiles = nullptr;  // in the model's weight memory
+    uint16_t* group_scales = nullptr;  // in the model's weight memory
+    std::vector<float> scales, bias;
     bool filled = false;
 };
 
@@ -47,10 +57,9 @@ class Model {
     const Shape& shape() const { return shape_; }
     const Kernels& kernels() const { return kernels_; }
     int threads() const { return pool_.size(); }
-    // Sizes after padding; pads are zero everywhere.
-    int hidden_stride() const { return hidden_stride_; }
+    // Widths after padding; pads are zero everywhere.
+    int hidden_inputs() const { return hidden_inputs_; }
     int head_stride() const { return head_stride_; }
-    int mlp_stride() const { return mlp_stride_; }
 
     std::vector<Layer> layers;
     Weights head;
@@ -83,6 +92,8 @@ class Model {
     void layer(int index, int thread);
     void attention(int index, int thread);
     void attend_tile(const AttendTask& task, const Tile& tile, int thread);
+    // Quantizes the input first where the weights are quantized.
+    void multiply_intermediate(const Weights& weights, const uint32_t* input, int thread);
     void multiply(const Weights& weights, const uint32_t* input, int rows, Epilogue epilogue, void* result,
                   int stride, int thread, int columns);
     void normalize_rows(const std::vector<float>& gain, const int32_t* rows, int count, int thread);
@@ -95,7 +106,8 @@ class Model {
     Pool pool_;
     int group_;  // query heads of a kv head
     int hidden_stride_, head_stride_, mlp_stride_, qkv_stride_;
-    int input_words_, mlp_words_, query_words_;  // of a row of activations
+    int hidden_inputs_, attended_inputs_;  // padded widths of products' inputs
+    int query_words_, attended_words_, mlp_words_;  // of a row
     ptrdiff_t head_words_, page_words_, layer_words_;
     Memory<uint32_t> weights_;  // in the order of use
     Memory<uint32_t> kv_;
@@ -111,7 +123,7 @@ class Model {
     // Activations by row; grown as needed.
     int capacity_ = 0;
     Memory<float> hidden_, projected_, partial_;
-    Memory<uint32_t> input_, queries_, mlp_;
+    Memory<uint32_t> input_, queries_, attended_, mlp_;
     std::vector<Scratch> scratch_;
     // Three stages' counters in turn: one in use, one that slow threads may still look at, one being reset.
     std::vector<Deal> deals_;

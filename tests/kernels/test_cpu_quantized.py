@@ -1,0 +1,107 @@
+"""int8 and int4 weights against a plain transformer that rounds weights and activations as documented."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from cpu_cases import Pages, dense_logits, error, make_config, make_model, run_chunked
+from outthink.kernels.cpu import extension
+from outthink.kernels.cpu.backend import CpuBackend
+from outthink.kernels.reference.dense import dense_attend
+from outthink.models.transformer import Transformer
+
+ISAS = extension.compiled().usable_isas() if extension.compiled() else []
+SCHEMES = {"int8": ("int8", 32), "int4 by 32": ("int4", 32), "int4 by 128": ("int4", 128)}
+SHAPES = {
+    "plain": {},
+    "primes": {"hidden_size": 97, "intermediate_size": 131, "vocab_size": 257, "num_heads": 3, "num_kv_heads": 1},
+    "wide": {"hidden_size": 192, "intermediate_size": 448, "attention_bias": True, "mlp_bias": True},
+    "own head, head 80": {"tie_embeddings": False, "head_dim": 80, "qk_norm": True},
+}
+
+
+def round_symmetric(x: Tensor, group: int, most: int, least: int, half_scale: bool = False) -> Tensor:
+    """x [..., n] rounded to codes in [least, most] times a scale for each ``group`` along the last axis."""
+    padded = nn.functional.pad(x, (0, -x.shape[-1] % group)).unflatten(-1, (-1, group))
+    scale = padded.abs().amax(-1, keepdim=True) / most
+    if half_scale:
+        scale = scale.half().float()
+    codes = (padded / scale.where(scale > 0, 1)).round().clamp(least, most)
+    return (codes * scale).flatten(-2)[..., : x.shape[-1]]
+
+
+def round_weight(weight: Tensor, weight_format: str, group: int) -> Tensor:
+    if weight_format == "int8":
+        return round_symmetric(weight, weight.shape[1], 127, -127)
+    return round_symmetric(weight, group, 7, -8, half_scale=True)
+
+
+@torch.inference_mode()
+def rounded_logits(model: Transformer, tokens: list[int], weight_format: str, group: int) -> np.ndarray:
+    """The oracle: rounding in float32, with queries, keys and values rounded to bfloat16. Changes the model."""
+    config = model.config
+    head = model.model.embed_tokens.weight if model.lm_head is None else model.lm_head.weight
+    head = round_symmetric(head, head.shape[1], 127, -127)
+    for layer in model.model.layers:
+        for module in layer.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.copy_(round_weight(module.weight, weight_format, group))
+                module.register_forward_pre_hook(lambda _, inputs: round_symmetric(inputs[0], 128, 127, -127))
+    dense = dense_attend(1, len(tokens), config.sliding_windows)
+
+    def attend(index: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scale = config.head_dim**0.5
+        q = (q / scale).bfloat16().float() * scale
+        return dense(index, q, k.bfloat16().float(), v.bfloat16().float())
+
+    hidden = model(torch.tensor(tokens), torch.arange(len(tokens)), attend)
+    return linear(round_symmetric(hidden, 128, 127, -127), head).numpy()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("attention", [False, True])
+def test_quantized_step_equals_rounded_transformer(attention, shape, scheme, isa):
+    """Without attention nothing is rounded differently, and only codes that fall on the other side of a half differ.
+
+    With attention its weights are rounded to bfloat16, which moves many of the next codes by one: a perturbation much
+    smaller than a step is amplified to a good part of the rounding itself.
+    """
+    weight_format, group = SCHEMES[scheme]
+    config = make_config(**SHAPES[shape])
+    tokens = np.random.default_rng(3).integers(config.vocab_size, size=45).tolist()
+    model = make_model(config, seed=7)
+    if not attention:
+        with torch.no_grad():
+            for layer in model.model.layers:
+                layer.self_attn.o_proj.weight.zero_()
+    backend = CpuBackend(model, num_pages=8, threads=2, weight_format=weight_format, group=group, isa=isa)
+    found = run_chunked(backend, tokens, Pages(8, seed=0).table(45), [20, 7, 1])
+    exact = dense_logits(model, tokens)
+    expected = rounded_logits(model, tokens, weight_format, group)
+    assert error(found, expected) < (0.9 if attention else 0.05) * error(expected, exact)
+
+
+@pytest.mark.parametrize(("weight_format", "limit"), [("int8", 0.03), ("int4", 0.2)])
+def test_quantization_error(weight_format, limit):
+    """Relative to the logits; random weights have no outliers, but no redundancy either."""
+    config = make_config(hidden_size=256, intermediate_size=512, num_layers=4)
+    model = make_model(config, seed=2)
+    tokens = np.random.default_rng(3).integers(config.vocab_size, size=64).tolist()
+    exact = dense_logits(model, tokens)
+    backend = CpuBackend(model, num_pages=8, threads=2, weight_format=weight_format)
+    found = run_chunked(backend, tokens, Pages(8, seed=0).table(64), [64])
+    assert error(found, exact) < limit * exact.std()
+
+
+def test_not_a_number_stays_visible():
+    model = make_model(make_config(tie_embeddings=False))
+    with torch.no_grad():
+        model.model.embed_tokens.weight[9, 5] = float("nan")
+    for weight_format in ("int8", "int4"):
+        backend = CpuBackend(model, num_pages=2, threads=1, weight_format=weight_format)
+        found = run_chunked(backend, [1, 2, 9], [0], [1])
+        assert np.isfinite(found[:2]).all() and np.isnan(found[2]).all()
