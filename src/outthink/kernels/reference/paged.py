@@ -92,7 +92,9 @@ class _Group:
         longest = int(contexts.max())
         rows = batch.query_starts[members][:, None] + np.arange(count)
         place = np.arange(longest)
-        slots = batch.page_tables[members][:, place // size] * size + place % size
+        # Padding reads the sequence's own last slot: a stale one may hold anything, and 0 x NaN would be NaN.
+        own = np.minimum(place, contexts[:, None] - 1)
+        slots = np.take_along_axis(batch.page_tables[members], own // size, axis=1) * size + own % size
         self.shape = (len(members), count)
         self.rows = to_device(rows.reshape(-1).astype(np.int32))
         self.slots = to_device(slots.astype(np.int32))
