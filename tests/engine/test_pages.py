@@ -1,5 +1,8 @@
 """Random use of an engine, every page, token, text and bill checked after each step; and engines that are broken."""
 
+from collections.abc import Sequence
+
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
@@ -9,7 +12,8 @@ from engine.world import Node, World, make_engine
 from outthink.core.budget import Budget, Ledger
 from outthink.core.sampling import Sampling, Until
 from outthink.engine.sequence import Task
-from outthink.kv import PagedCache
+from outthink.kv import Lease, PagedCache
+from outthink.kv.cache import Copy
 from outthink.scheduling import Limits, Scheduler
 
 TOKENS = st.integers(0, VOCAB_SIZE - 1)
@@ -102,7 +106,7 @@ class EngineMachine(RuleBasedStateMachine):
             self.world.step()
 
     def teardown(self) -> None:
-        if hasattr(self, "world"):
+        if hasattr(self, "world") and self.world.intact:
             self.world.finish()
 
     def _node(self, which: int) -> Node:
@@ -137,4 +141,108 @@ def run_machine(machine: type[EngineMachine], examples: int, steps: int, shrink:
 
 
 def test_any_use_keeps_pages_tokens_and_bills_exact() -> None:
-    run_machine(EngineMachine, examples=250, steps=40, shrink=True)
+    run_machine(EngineMachine, examples=150, steps=60, shrink=True)
+
+
+class ForkCountsNoTail(PagedCache):
+    """A fork does not count itself on the tail page: the first release frees it for all, or a write changes both."""
+
+    def fork(self, lease: Lease) -> Lease:
+        lease.node.refs += 1
+        return Lease(lease.node, list(lease.pages), lease.length)
+
+
+class NoCopyOnWrite(PagedCache):
+    """A shared tail page is handed over instead of copied: a branch finds what its sibling wrote."""
+
+    def reserve(self, lease: Lease, count: int) -> list[Copy] | None:
+        copies = super().reserve(lease, count)
+        return None if copies is None else []
+
+
+class CopiesTheWrongWay(PagedCache):
+    def reserve(self, lease: Lease, count: int) -> list[Copy] | None:
+        copies = super().reserve(lease, count)
+        return None if copies is None else [(target, source) for source, target in copies]
+
+
+class ReleaseForgetsTheTail(PagedCache):
+    def release(self, lease: Lease) -> None:
+        del lease.pages[lease.node.depth :]
+        super().release(lease)
+
+
+class ReleaseForgetsTheNode(PagedCache):
+    def release(self, lease: Lease) -> None:
+        lease.node.refs += 1
+        super().release(lease)
+
+
+class CommitsUnderTheWrongKey(PagedCache):
+    """A full page is found under tokens that are not its own."""
+
+    def commit(self, lease: Lease, tokens: Sequence[int], count: int) -> None:
+        super().commit(lease, sorted(tokens[: lease.length + count]), count)
+
+
+class EvictsPagesInUse(PagedCache):
+    """Evicts a leaf of the tree whether or not somebody holds it."""
+
+    def _evict(self) -> bool:
+        for root in self._roots.values():
+            for key, node in root.children.items():
+                if not node.children:
+                    del root.children[key]
+                    root.refs -= 1
+                    self._free.append(node.page)
+                    return True
+        return False
+
+
+class FindsTooMuch(PagedCache):
+    """Takes from the cache what must yield logits."""
+
+    def advance(self, lease: Lease, tokens: Sequence[int], most: int | None = None) -> int:
+        return super().advance(lease, tokens, len(tokens))
+
+
+class PreemptsWithoutReleasing(Scheduler):
+    def _send_back(self, sequence) -> None:
+        sequence.lease = None
+        super()._send_back(sequence)
+
+
+class ForgetsThePreempted(Scheduler):
+    def _preempt(self, victim) -> None:
+        super()._preempt(victim)
+        self.waiting.remove(victim)
+
+
+class DropKeepsThePages(Scheduler):
+    def drop(self, sequence) -> None:
+        self._unqueue(sequence)
+        self.resting.pop(sequence, None)
+
+
+BROKEN_CACHES = [
+    ForkCountsNoTail,
+    NoCopyOnWrite,
+    CopiesTheWrongWay,
+    ReleaseForgetsTheTail,
+    ReleaseForgetsTheNode,
+    CommitsUnderTheWrongKey,
+    EvictsPagesInUse,
+    FindsTooMuch,
+]
+BROKEN_SCHEDULERS = [
+    PreemptsWithoutReleasing,
+    ForgetsThePreempted,
+    DropKeepsThePages,
+]
+
+
+@pytest.mark.parametrize("broken", [*BROKEN_CACHES, *BROKEN_SCHEDULERS])
+def test_a_broken_cache_or_scheduler_is_noticed(broken: type) -> None:
+    parts = {"cache" if issubclass(broken, PagedCache) else "scheduler": broken}
+    with pytest.raises(AssertionError):
+        run_machine(type(broken.__name__, (EngineMachine,), parts), examples=100, steps=60, shrink=False)

@@ -62,6 +62,7 @@ class World:
     shown: dict[Task, dict[int, str]] = field(default_factory=dict)
     ledgers: list[Ledger] = field(default_factory=list)
     num_idle: int = 0
+    intact: bool = True
 
     def root(self, tokens: Sequence[int], namespace: str = "") -> Node:
         sequence = self.engine.open_root(tokens, namespace)
@@ -119,6 +120,7 @@ class World:
 
     def step(self) -> bool:
         """One step of the engine, and every check there is."""
+        self.intact = False
         before, steps, finished = [(x, x.bill) for x in self.ledgers], self.engine.stats.steps, len(self.finished)
         busy = self.engine.step()
         self.check()
@@ -130,6 +132,7 @@ class World:
             assert ledger.bill.cached >= bill.cached and ledger.bill.prefilled >= bill.prefilled, "a bill went down"
             if ledger.budget.tokens is not None:
                 assert ledger.bill.tokens <= ledger.budget.tokens, f"{ledger.bill} is over {ledger.budget}"
+        self.intact = True
         return busy
 
     def run(self, bound: int = 5_000) -> int:
@@ -160,12 +163,25 @@ class World:
         for sequence in (*engine.scheduler.running, *engine.scheduler.resting):
             assert sequence.lease is not None
             assert sequence.lease.length <= len(sequence.tokens)
+        self._check_sharing()
         reachable = {id(n.sequence) for n in self.nodes} | {
             id(s) for task in self.live for s in (task.children if isinstance(task, Extend) else [task.sequence])
         }
         held = (*engine.scheduler.waiting, *engine.scheduler.running, *engine.scheduler.resting)
         assert {id(s) for s in held} <= reachable, "a sequence that nobody holds keeps pages or a place"
         engine.backend.spoil(free)
+
+    def _check_sharing(self) -> None:
+        """Full pages are one exactly where the tokens up to their end are."""
+        prefix_of, page_of = {}, {}
+        size = self.engine.cache.page_size
+        for sequence in (*self.engine.scheduler.running, *self.engine.scheduler.resting):
+            lease = sequence.lease
+            assert lease is not None
+            for i in range(lease.length // size):
+                prefix = (sequence.namespace, *sequence.tokens[: (i + 1) * size])
+                assert prefix_of.setdefault(lease.pages[i], prefix) == prefix, "two prefixes have one page"
+                assert page_of.setdefault(prefix, lease.pages[i]) == lease.pages[i], "one prefix has two pages"
 
     def finish(self) -> None:
         """Let everything end, close it all, and see that nothing is left."""
