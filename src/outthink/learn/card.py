@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from outthink import __version__
@@ -15,6 +16,7 @@ def model_card(name: str, settings: Mapping[str, Any], progress: Progress, param
     amount = f"{progress.problems:,} problems, {progress.tokens:,} tokens"
     rate = f"learning rate {settings['learning_rate']:g}, {settings['batch_tokens']:,} tokens a step"
     length = f"--minutes {settings['minutes']:g}" if settings["minutes"] else f"--steps {settings['steps']}"
+    begun = f" from `{Path(settings['init_from']).name}`, grown" if settings.get("init_from") else ""
     command = f"outthink train --size {settings['size']} --suite {settings['suite']} {length} --seed {settings['seed']}"
     return f"""---
 license: apache-2.0
@@ -36,7 +38,7 @@ nothing else: it was trained from scratch on the problems of `{settings["suite"]
 | tokenizer | byte-level BPE, digits one by one |
 | data | `{settings["suite"]}`, training split, difficulty 0 to {settings["hardest"]:g}: {amount} |
 | left out | {progress.too_long:,} problems longer than {settings["widths"][-1]:,} tokens |
-| training | {progress.step:,} steps, {progress.seconds / 60:.0f} minutes on `{settings["device"]}` |
+| training | {progress.step:,} steps, {progress.seconds / 60:.0f} minutes on `{settings["device"]}`{begun} |
 | optimizer | {settings["optimizer"]}, {rate} |
 | last training loss | {loss} nats for a target token (question tokens weigh {settings["question_weight"]:g}) |
 | weights | average over the last {settings["average_steps"]} steps or so |

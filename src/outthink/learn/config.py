@@ -22,8 +22,9 @@ class TrainConfig:
     ``minutes`` of training over all its sittings, or ``steps`` optimizer steps of about ``batch_tokens`` tokens, to
     which the learning rate schedule is fitted: warm-up, a constant ``learning_rate``, then to 0 linearly over the last
     ``decay_fraction``. ``widths`` are the row lengths that documents are packed into, ``micro_tokens`` the tokens of
-    one forward and backward pass. ``precision`` is "bf16" (autocast), "f32" or "auto"; ``compile`` None means where it
-    helps, ``processes`` None one for each core.
+    one forward and backward pass. ``init_from`` is a model directory to begin with instead of random weights: of this
+    size, or of a smaller one, which is grown; its tokenizer is used. ``precision`` is "bf16" (autocast), "f32" or
+    "auto"; ``compile`` None means where it helps, ``processes`` None one for each core.
     """
 
     size: str
@@ -36,6 +37,7 @@ class TrainConfig:
     context: int = 1024
     vocab_size: int = VOCAB_SIZE
     tokenizer: Path | None = None
+    init_from: Path | None = None
     learning_rate: float | None = None
     batch_tokens: int | None = None
     micro_tokens: int = 2048

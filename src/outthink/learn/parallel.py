@@ -46,7 +46,6 @@ class Gradients:
         if self._count > 1:
             torch.set_num_threads(1)
             self._model.share_memory()
-            self._workers = [_Worker(self._model, self.config) for _ in range(self._count - 1)]
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -56,12 +55,15 @@ class Gradients:
 
     def compute(self, batches: Sequence[PackedRows], weight: float) -> float:
         """Add the gradients of the mean loss of ``batches``, of target weight ``weight``, and return that loss."""
-        shares = split_evenly(batches, self._count)
+        shares = split_evenly(batches, 1 + len(self._workers))
         for worker, share in zip(self._workers, shares[1:], strict=True):
             worker.send(Share(share, weight))
         total = accumulate(self._model, self._loss, self.config, Share(shares[0], weight))
         for worker in self._workers:
             total += worker.add_gradients(self._model)
+        if len(self._workers) < self._count - 1:
+            # Only now, for they find what the first step compiled in the cache.
+            self._workers = [_Worker(self._model, self.config) for _ in range(self._count - 1)]
         return total
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from outthink.core.errors import UnknownNameError
+from outthink.core.errors import UnknownNameError, UserError
 from outthink.learn.tokenizer import END_ID, PAD_ID
 from outthink.models.config import ModelConfig
+from outthink.models.fields import read_json
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ SIZES: Mapping[str, Size] = {
         Size("XS", 64, 160, 2, 2, 1, 32, 4e-3, 4096),  # 0.1M: for trying the recipe out
         Size("S", 128, 352, 5, 4, 2, 32, 5e-3, 8192),  # 1.0M
         Size("M", 256, 704, 7, 8, 4, 32, 4e-3, 8192),  # 5.2M
-        Size("L", 512, 1408, 9, 8, 4, 64, 2e-3, 65536),  # 26M
+        Size("L", 512, 1408, 9, 16, 8, 32, 2e-3, 65536),  # 26M
     )
 }
 ROPE_THETA = 10000.0
@@ -44,6 +46,17 @@ def get_size(name: str) -> Size:
     if name not in SIZES:
         raise UnknownNameError("model size", name, SIZES)
     return SIZES[name]
+
+
+def size_of(directory: Path) -> Size:
+    """The size of the model in ``directory``. Raises UserError where it has none of our shapes."""
+    config = read_json(directory / "config.json")
+    for size in SIZES.values():
+        expected = hf_config(size, 0, 0)
+        shape = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+        if all(config.get(key) == expected[key] for key in shape):
+            return size
+    raise UserError(f"The model in {directory} is of none of the sizes {', '.join(SIZES)}.")
 
 
 def hf_config(size: Size, vocab_size: int, context: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import tokenizers
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from outthink.core.errors import CheckpointError, UserError
@@ -21,6 +22,7 @@ from outthink.learn.checkpoints import Progress, load_checkpoint, save_checkpoin
 from outthink.learn.config import TrainConfig
 from outthink.learn.data import DataConfig, StepData, StepFeed, problems
 from outthink.learn.export import export_run
+from outthink.learn.grow import grow_into
 from outthink.learn.loss import LossConfig
 from outthink.learn.optimizer import (
     learning_rate,
@@ -31,7 +33,7 @@ from outthink.learn.optimizer import (
 )
 from outthink.learn.parallel import Gradients
 from outthink.learn.report import Reporter, write_curve
-from outthink.learn.sizes import get_size, model_config
+from outthink.learn.sizes import get_size, model_config, size_of
 from outthink.learn.tokenizer import build_tokenizer
 from outthink.models.fields import read_json
 from outthink.models.transformer import Transformer
@@ -79,6 +81,9 @@ class Run:
         size = get_size(config.size)
         self.model = Transformer(model_config(size, self.tokenizer.get_vocab_size(), config.context))
         self.model.init_weights(config.seed)
+        if config.init_from is not None:
+            weights = load_file(config.init_from / "model.safetensors")
+            grow_into(self.model, weights, size_of(config.init_from), size, config.seed)
         self.model.to(self.device)
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.optimizers = make_optimizers(self.model, config)
@@ -187,10 +192,11 @@ def _open(config: TrainConfig) -> tokenizers.Tokenizer:
             raise CheckpointError(f"{file}: not a tokenizer: {error}. Put back the run's own.") from error
     if config.out.is_dir() and any(config.out.iterdir()):
         raise UserError(f"{config.out} is not empty and holds no training run (no run.json); name another directory.")
-    if config.tokenizer is not None:
-        if not config.tokenizer.is_file():
-            raise UserError(f"There is no tokenizer file {config.tokenizer}.")
-        tokenizer = tokenizers.Tokenizer.from_file(str(config.tokenizer))
+    given = config.init_from / "tokenizer.json" if config.init_from is not None else config.tokenizer
+    if given is not None:
+        if not given.is_file():
+            raise UserError(f"There is no tokenizer file {given}.")
+        tokenizer = tokenizers.Tokenizer.from_file(str(given))
     else:
         tokenizer = build_tokenizer(
             sample_texts(config.suite, config.seed, TOKENIZER_SAMPLES, config.hardest), config.vocab_size
