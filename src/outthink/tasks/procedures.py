@@ -94,7 +94,7 @@ class Procedures:
         return self._problem(row, instructions, [0] * len(instructions), SEPARATORS[0], seed, difficulty)
 
     def check(self, problem: Problem, answer: str) -> bool:
-        return answer.strip() == problem.answer
+        return answer.split() == problem.answer.split()
 
     def extendable(self, problem: Problem, partial: str) -> bool:
         return begins(partial, problem.solution)

@@ -6,7 +6,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import count, islice
+from itertools import count
 
 from outthink.core.errors import TaskError, UnknownNameError
 from outthink.tasks.families import family_names, get_family
@@ -94,14 +94,14 @@ def draw_problems(family: str, difficulty: float, split: Split, n: int, seed: in
 
 def _distinct(stream: Iterator[Problem], n: int, what: str) -> list[Problem]:
     found: dict[str, Problem] = {}
-    for problem in islice(stream, 200 * n + 1000):
-        if len(found) >= n:
-            break
+    misses = 0
+    while len(found) < n:
+        problem = next(stream)
+        misses = misses + 1 if problem.canonical_key in found else 0
         found.setdefault(problem.canonical_key, problem)
-    if len(found) < n:
-        raise TaskError(
-            f"{what} has fewer than {n} distinct problems of this split: {len(found)} came up. Ask for less."
-        )
+        # With one of equally likely problems unseen, so many misses in a row have a chance below exp(-10).
+        if misses > 10 * (len(found) + 10):
+            raise TaskError(f"{what} has fewer than {n} distinct problems of this split: {len(found)} came up.")
     return list(found.values())
 
 
