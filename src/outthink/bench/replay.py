@@ -53,6 +53,10 @@ class ReplayLM:
         """The same recording, ledger and tree."""
         return ReplayLM(self.prompt_tokens, self.lines, self.greedy, self.ledger, sampling, self.tree)
 
+    def with_ledger(self, ledger: Ledger) -> ReplayLM:
+        """The same recording, sampling and tree."""
+        return ReplayLM(self.prompt_tokens, self.lines, self.greedy, ledger, self.sampling, self.tree)
+
     async def root(self, prompt: Prompt) -> ReplayBranch:
         """The recorded prompt, whatever ``prompt`` says; charged here."""
         self.ledger.charge(prefilled=self.prompt_tokens)

@@ -28,6 +28,10 @@ class Posterior:
     share. ``attempts`` counts the lines that were tried. ``confidence`` is the share of the best answer *within this
     population*: what the lines agree on, which is not in itself a probability of being right. Ties go to the answer
     that was found first.
+
+    ``log_evidence`` is the log of the estimated mean of exp(verifier score) over lines of the model, in nats, for the
+    methods that estimate it; ``log_evidence_se`` its standard error from ``evidence_runs`` independent runs, to be read
+    with Student's t at ``evidence_runs`` - 1 degrees of freedom. None where there is no valid figure.
     """
 
     candidates: tuple[Candidate, ...] = ()
@@ -37,6 +41,9 @@ class Posterior:
     method: str = ""
     attempts: int = 0
     stopped: str = "finished"
+    log_evidence: float | None = None
+    log_evidence_se: float | None = None
+    evidence_runs: int = 0
 
     @property
     def weights(self) -> dict[str, float]:
@@ -95,6 +102,9 @@ class Posterior:
             "method": self.method,
             "attempts": self.attempts,
             "stopped": self.stopped,
+            "log_evidence": self.log_evidence if self.log_evidence != -math.inf else None,
+            "log_evidence_se": self.log_evidence_se,
+            "evidence_runs": self.evidence_runs,
             "cost": self.cost.to_json(),
             "line": line.text if (line := self.best_line) else None,
             "tree": self.tree.to_json(),

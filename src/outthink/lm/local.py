@@ -59,6 +59,18 @@ class LocalLM:
             namespace=self._namespace,
         )
 
+    def with_ledger(self, ledger: Ledger) -> LocalLM:
+        """The same model, sampling and tree on another bill."""
+        return LocalLM(
+            self._thread,
+            self._tokenizer,
+            ledger,
+            self.sampling,
+            name=self.name,
+            tree=self.tree,
+            namespace=self._namespace,
+        )
+
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt, the begin token included where the tokenizer or template has one."""
         if isinstance(prompt, str):

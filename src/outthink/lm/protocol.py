@@ -123,3 +123,7 @@ class LM(Protocol):
     def with_sampling(self, sampling: Sampling) -> LM:
         """The same model, ledger and tree with other default sampling."""
         ...
+
+    def with_ledger(self, ledger: Ledger) -> LM:
+        """The same model, sampling and tree on another bill: a slice of this one, for part of the work."""
+        ...

@@ -62,6 +62,10 @@ class ToyLM:
         """The same model, ledger and tree with other default sampling."""
         return ToyLM(self.law, self.alphabet, self.ledger, sampling, self.context, self.tree)
 
+    def with_ledger(self, ledger: Ledger) -> ToyLM:
+        """The same model, sampling and tree on another bill."""
+        return ToyLM(self.law, self.alphabet, ledger, self.sampling, self.context, self.tree)
+
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Token ids; PromptError for a character outside the alphabet."""
         if isinstance(prompt, str):
