@@ -14,7 +14,8 @@ def test_demo_tells_the_whole_story(tmp_path):
     text = result.stdout
     assert "one greedy line" in text
     assert "sampling until the exact checker accepts a line" in text
-    assert re.search(r"of 6 problems the vote turned \d from wrong to right and \d from right to wrong", text)
+    assert re.search(r"checked, 2k tokens +\d+% \[", text)
+    assert "over all 6 problems" in text
     assert len(re.findall(r"cost  [\d,]+ tokens", text)) == 3
     assert "<script" in page.read_text()
 

@@ -16,28 +16,32 @@ from outthink.cli.options import ModelOption, SeedOption, open_model
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from outthink.core.estimate import Estimate
     from outthink.core.posterior import Posterior
     from outthink.lm.model import Model
     from outthink.tasks.problem import Problem
 
-FAMILY, DIFFICULTY, LINES = "arithmetic", 0.5, 16
+FAMILY, DIFFICULTY, LINES, BUDGET = "arithmetic", 0.4, 16, "2k tokens"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One fresh problem, answered in one line and answered by a vote."""
+    """One fresh problem, answered in one line, by a vote, and by sampling until the exact checker accepts a line."""
 
     problem: Problem
     greedy: Posterior
     vote: Posterior
+    checked: Posterior
 
     def right(self, posterior: Posterior) -> bool:
         return posterior.best is not None and self.problem.check(posterior.best)
 
     @property
-    def turned(self) -> tuple[bool, bool]:
-        """Whether greedy is right, and whether the vote is."""
-        return self.right(self.greedy), self.right(self.vote)
+    def telling(self) -> bool:
+        """Whether greedy is wrong and the vote right, by a line without a wrong step."""
+        line = self.vote.best_line
+        sound = line is not None and self.problem.extendable(line.text)
+        return sound and self.right(self.vote) and not self.right(self.greedy)
 
 
 def demo(
@@ -46,12 +50,12 @@ def demo(
     seed: SeedOption = 0,
     tree: Annotated[Path, typer.Option(help="Where to write the tree of reasoning.")] = Path("outthink-demo.html"),
 ) -> None:
-    """Watch a small model think: greedy against a vote on fresh problems, one of them told in full."""
+    """Watch a small model think about fresh problems: greedily, by vote, and checked; one of them is told in full."""
     from rich.progress import track
 
     from outthink.cli.report import print_report
     from outthink.cli.tree import tree_page
-    from outthink.reason.solve import ask, solve
+    from outthink.reason.solve import ask
     from outthink.tasks.suites import draw_problems
 
     console, page = out(), output_file(tree)
@@ -61,25 +65,25 @@ def demo(
         console.print(
             Text(f"{loaded.name} ({backend} kernels) on {len(drawn)} {FAMILY} problems that it was never trained on\n")
         )
-        with err().status("thinking"):
-            bar = iter(track(range(len(drawn)), "problems", console=err(), transient=True))
-            trials = asyncio.run(_try_all(loaded, drawn, seed, lambda: next(bar, None)))
-        shown = next((t for t in trials if t.turned == (False, True)), trials[0])
+        bar = iter(track(range(len(drawn)), "thinking", console=err(), transient=True))
+        next(bar)
+        trials = asyncio.run(_try_all(loaded, drawn, seed, lambda: next(bar, None)))
+        shown = max(trials, key=lambda t: (t.telling, t.vote.confidence))
         question = ask(shown.problem, chat=loaded.loaded.tokenizer.chat_template is not None)
         _heading(f"{shown.problem.prompt}")
         _heading("one greedy line", style="dim")
         print_report(console, shown.greedy, question)
         _heading(f"\n{LINES} sampled lines, and their vote", style="dim")
         print_report(console, shown.vote, question)
-        _heading("\nsampling until the exact checker accepts a line, on a budget of 2k tokens", style="dim")
-        checked = solve(shown.problem, model=loaded, strategy="sample-until-verified", verifier="exact", budget="2k")
-        print_report(console, checked, question)
+        _heading(f"\nsampling until the exact checker accepts a line, on a budget of {BUDGET}", style="dim")
+        print_report(console, shown.checked, question)
         write_text(page, tree_page(shown.vote, question, {"model": loaded.name, "strategy": "majority-vote"}))
     console.print(Text(f"\nthe tree of reasoning behind the vote: {tree}"), soft_wrap=True)
     _summary(trials)
 
 
 async def _try_all(model: Model, drawn: Sequence[Problem], seed: int, done: Callable[[], object]) -> list[Trial]:
+    from outthink.core.budget import Budget, Ledger
     from outthink.core.sampling import Sampling
     from outthink.reason.solve import ask, think
 
@@ -91,8 +95,10 @@ async def _try_all(model: Model, drawn: Sequence[Problem], seed: int, done: Call
             sampling = Sampling(seed=seed)
             greedy = await think(question, model.session(sampling=sampling), "greedy")
             vote = await think(question, model.session(sampling=sampling), "majority-vote", n=LINES)
+            session = model.session(Ledger(Budget(BUDGET)), sampling)
+            checked = await think(question, session, "sample-until-verified", "exact")
             done()
-            return Trial(problem, greedy, vote)
+            return Trial(problem, greedy, vote, checked)
 
     return list(await asyncio.gather(*map(one, drawn)))
 
@@ -101,23 +107,27 @@ def _summary(trials: Sequence[Trial]) -> None:
     """How often thinking longer helped and hurt, over all problems that were tried."""
     from outthink.core.estimate import paired_difference, proportion
 
-    greedy, vote = ([t.turned[i] for t in trials] for i in (0, 1))
-    made = table("", "right", "tokens each")
-    for name, outcomes, spent in (
-        ("one greedy line", greedy, [t.greedy.cost for t in trials]),
-        (f"vote of {LINES}", vote, [t.vote.cost for t in trials]),
+    made = table("", "right", "tokens", "helped", "hurt", "gain over greedy")
+    greedy = [t.right(t.greedy) for t in trials]
+    for name, posteriors in (
+        ("greedy", [t.greedy for t in trials]),
+        (f"vote of {LINES}", [t.vote for t in trials]),
+        (f"checked, {BUDGET}", [t.checked for t in trials]),
     ):
-        tokens = sum(bill.tokens + bill.cached for bill in spent) / len(spent)
-        made.add_row(name, f"{proportion(outcomes):.0%}", f"{tokens:,.0f}")
+        right = [t.right(p) for t, p in zip(trials, posteriors, strict=True)]
+        tokens = sum(p.cost.tokens + p.cost.cached for p in posteriors) / len(trials)
+        row = [name, _interval(proportion(right), ".0%"), f"{tokens:,.0f}"]
+        if name != "greedy":
+            helped = sum(now and not before for now, before in zip(right, greedy, strict=True))
+            hurt = sum(before and not now for now, before in zip(right, greedy, strict=True))
+            row += [str(helped), str(hurt), _interval(paired_difference(right, greedy), "+.0%")]
+        made.add_row(*row)
+    out().print(Text(f"\nover all {len(trials)} problems, with 95% intervals (helped: wrong to right)", style="bold"))
     out().print(made)
-    helped = sum(t.turned == (False, True) for t in trials)
-    hurt = sum(t.turned == (True, False) for t in trials)
-    out().print(
-        Text(
-            f"of {len(trials)} problems the vote turned {helped} from wrong to right and {hurt} from right to wrong: "
-            f"{paired_difference(vote, greedy):+.0%} (95% intervals)"
-        )
-    )
+
+
+def _interval(estimate: Estimate, form: str) -> str:
+    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 def _heading(text: str, style: str = "bold") -> None:
