@@ -24,9 +24,9 @@ class CpuBackend:
     whether its pages are shared, and for any number of threads (on processors with the same instruction set).
 
     ``weight_format`` "float32" computes in float32 throughout; "bfloat16" rounds weights, KV and the inputs of every
-    product to bfloat16 and adds in float32. "int8" and "int4" round weights to the nearest of 255 codes for each output,
-    or of 16 for each ``group`` (32 or 128) of an output's inputs; products take int8 inputs with a scale for each 128,
-    KV is bfloat16, and the head is int8. None follows the model's weights. The weights are copied, except an embedding
+    product to bfloat16 and adds in float32. "int8" and "int4" round weights to the nearest of 255 codes for each
+    output, or of 16 for each ``group`` (32 or 128) of an output's inputs; products take int8 inputs with a scale for
+    each 128, KV is bfloat16, and the head is int8. None follows the model's weights. The weights are copied, except an embedding
     that already is float32 or bfloat16. ``threads`` None means all cores this process may use, ``isa`` one of
     "auto", "avx512", "avx2", "generic".
     Raises CapabilityError where the kernels do not cover the model, ValueError for other bad arguments.

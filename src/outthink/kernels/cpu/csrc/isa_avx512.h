@@ -59,14 +59,17 @@ inline Vec load_f16(const uint16_t* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
 
-using Ints = __m512i;
+// Not __m512i, whose lanes are 64 bits: GCC would keep a copy of every accumulator in memory.
+using Ints = int32_t __attribute__((vector_size(64)));
 
-inline Ints splat_int(int32_t x) { return _mm512_set1_epi32(x); }
-inline Vec to_float(Ints a) { return _mm512_cvtepi32_ps(a); }
+inline Ints splat_int(int32_t x) { return reinterpret_cast<Ints>(_mm512_set1_epi32(x)); }
+inline Vec to_float(Ints a) { return _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(a)); }
 // Adds the products of four unsigned bytes of a with four signed ones of b.
-inline Ints dot_int8(Ints acc, Words a, Words b) { return _mm512_dpbusd_epi32(acc, a, b); }
+inline Ints dot_int8(Ints acc, Words a, Words b) {
+    return reinterpret_cast<Ints>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(acc), a, b));
+}
 // The same for a below 16.
-inline Ints dot_int4(Ints acc, Words a, Words b) { return _mm512_dpbusd_epi32(acc, a, b); }
+inline Ints dot_int4(Ints acc, Words a, Words b) { return dot_int8(acc, a, b); }
 inline Words low_halves(Words a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
 inline Words high_halves(Words a) { return low_halves(_mm512_srli_epi16(a, 4)); }
 // Whole numbers in [-127, 127].

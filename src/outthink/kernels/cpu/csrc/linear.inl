@@ -32,70 +32,83 @@ inline void multiply(const uint32_t* weights, const uint32_t* input, ptrdiff_t s
     }
 }
 
-// The same with int8 activations. A group's products are summed exactly; groups are added in order. Weights are
+// Exact sums of products with int8 activations over `count` inputs, on top of `start` for each row.
+template <Format F, int Rows>
+inline void multiply_codes(const uint32_t* weights, const uint32_t* input, ptrdiff_t stride, int count,
+                           const int32_t (&start)[Rows], Ints (&part)[Rows][kTileVectors]) {
+    for (int r = 0; r < Rows; ++r) {
+        for (int j = 0; j < kTileVectors; ++j) part[r][j] = splat_int(start[r]);
+    }
+    for (int k = 0; k < count / 4; k += F == Format::int8 ? 1 : 2, weights += kBlockOutputs) {
+        Words w[kTileVectors];
+        for (int j = 0; j < kTileVectors; ++j) {
+            prefetch(weights + 512 + j * kLanes);
+            w[j] = load_words(weights + j * kLanes);
+        }
+        if constexpr (F == Format::int8) {
+            for (int r = 0; r < Rows; ++r) {
+                const Words x = splat_word(input + r * stride + k);
+                for (int j = 0; j < kTileVectors; ++j) part[r][j] = dot_int8(part[r][j], w[j], x);
+            }
+        } else {
+            for (int r = 0; r < Rows; ++r) {
+                const Words x = splat_word(input + r * stride + k);
+                for (int j = 0; j < kTileVectors; ++j) part[r][j] = dot_int4(part[r][j], low_halves(w[j]), x);
+            }
+            for (int r = 0; r < Rows; ++r) {
+                const Words x = splat_word(input + r * stride + k + 1);
+                for (int j = 0; j < kTileVectors; ++j) part[r][j] = dot_int4(part[r][j], high_halves(w[j]), x);
+            }
+        }
+    }
+}
+
+// The same as `multiply` with int8 activations: groups of inputs are summed exactly, and added in order. Weights are
 // unsigned, so that their offset times the activations' sum is taken off first.
 template <Format F, int Group, int Rows>
 inline void multiply_quantized(const Linear& linear, const uint32_t* weights, int block, int first,
                                const uint32_t* input, ptrdiff_t stride, Vec (&acc)[Rows][kTileVectors]) {
     constexpr int kOffset = F == Format::int8 ? 128 : 8;
     const int inputs = linear.inputs, scales_at = inputs / 4, sums_at = scales_at + num_scales(inputs);
+    // Kept in memory: the registers are the inner sums'.
+    float total[Rows][kTileVectors][kLanes];
     for (int r = 0; r < Rows; ++r) {
-        for (int j = 0; j < kTileVectors; ++j) acc[r][j] = zero();
+        for (int j = 0; j < kTileVectors; ++j) store(total[r][j], zero());
     }
-    for (int begin = 0, group = 0; begin < inputs; begin += Group, ++group) {
-        const int count = inputs - begin < Group ? inputs - begin : Group;
-        Ints part[Rows][kTileVectors];
+    const int groups = (inputs + Group - 1) / Group;
+    for (int group = 0; group < groups; ++group) {
+        const int begin = group * Group, count = inputs - begin < Group ? inputs - begin : Group;
+        int32_t start[Rows];
         for (int r = 0; r < Rows; ++r) {
             const auto* sums = reinterpret_cast<const int32_t*>(input + r * stride + sums_at) + begin / kInputMultiple;
-            int32_t total = sums[0];
-            for (int i = 1; i < count / kInputMultiple; ++i) total += sums[i];
-            for (int j = 0; j < kTileVectors; ++j) part[r][j] = splat_int(-kOffset * total);
+            start[r] = 0;
+            for (int i = 0; i < count / kInputMultiple; ++i) start[r] -= kOffset * sums[i];
         }
-        const uint32_t* x = input + begin / 4;
-        for (int k = 0; k < count / 4; k += F == Format::int8 ? 1 : 2, weights += kBlockOutputs) {
-            Words w[kTileVectors];
-            for (int j = 0; j < kTileVectors; ++j) {
-                prefetch(weights + 512 + j * kLanes);
-                w[j] = load_words(weights + j * kLanes);
-            }
-            if constexpr (F == Format::int8) {
-                for (int r = 0; r < Rows; ++r) {
-                    const Words y = splat_word(x + r * stride + k);
-                    for (int j = 0; j < kTileVectors; ++j) part[r][j] = dot_int8(part[r][j], w[j], y);
-                }
-            } else {
-                Words low[kTileVectors], high[kTileVectors];
-                for (int j = 0; j < kTileVectors; ++j) {
-                    low[j] = low_halves(w[j]);
-                    high[j] = high_halves(w[j]);
-                }
-                for (int r = 0; r < Rows; ++r) {
-                    const Words y = splat_word(x + r * stride + k), z = splat_word(x + r * stride + k + 1);
-                    for (int j = 0; j < kTileVectors; ++j) part[r][j] = dot_int4(part[r][j], low[j], y);
-                    for (int j = 0; j < kTileVectors; ++j) part[r][j] = dot_int4(part[r][j], high[j], z);
-                }
-            }
-        }
+        Ints part[Rows][kTileVectors];
+        multiply_codes<F, Rows>(weights, input + begin / 4, stride, count, start, part);
+        weights += words_of(F, count) * kBlockOutputs;
         Vec scales[kTileVectors];
-        if constexpr (F == Format::int4) {
-            const int groups = (inputs + Group - 1) / Group;
-            const uint16_t* halves = linear.group_scales +
-                                     (static_cast<ptrdiff_t>(block) * groups + group) * kBlockOutputs + first * kLanes;
-            for (int j = 0; j < kTileVectors; ++j) scales[j] = load_f16(halves + j * kLanes);
+        for (int j = 0; j < kTileVectors; ++j) {
+            if constexpr (F == Format::int4) {
+                const ptrdiff_t tile = static_cast<ptrdiff_t>(block) * groups + group;
+                scales[j] = load_f16(linear.group_scales + tile * kBlockOutputs + (first + j) * kLanes);
+            }
         }
         for (int r = 0; r < Rows; ++r) {
             const Vec scale = splat(reinterpret_cast<const float*>(input + r * stride + scales_at)[begin / kScaleGroup]);
             for (int j = 0; j < kTileVectors; ++j) {
-                Vec factor = scale;
-                if constexpr (F == Format::int4) factor = mul(scales[j], scale);
-                acc[r][j] = fma(to_float(part[r][j]), factor, acc[r][j]);
+                const Vec factor = F == Format::int4 ? mul(scales[j], scale) : scale;
+                store(total[r][j], fma(to_float(part[r][j]), factor, load(total[r][j])));
             }
         }
+        asm volatile("" ::: "memory");
     }
-    if constexpr (F == Format::int8) {
-        const float* scales = linear.scales + block * kBlockOutputs + first * kLanes;
-        for (int r = 0; r < Rows; ++r) {
-            for (int j = 0; j < kTileVectors; ++j) acc[r][j] = mul(acc[r][j], load(scales + j * kLanes));
+    for (int r = 0; r < Rows; ++r) {
+        for (int j = 0; j < kTileVectors; ++j) {
+            acc[r][j] = load(total[r][j]);
+            if constexpr (F == Format::int8) {
+                acc[r][j] = mul(acc[r][j], load(linear.scales + block * kBlockOutputs + (first + j) * kLanes));
+            }
         }
     }
 }
