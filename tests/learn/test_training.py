@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from learn_runs import tiny
 from outthink.core.errors import TaskError, UserError
-from outthink.learn.data import StepFeed, make_step, problems, step_seed
+from outthink.learn.data import make_step, problems, step_seed
+from outthink.learn.feed import StepFeed
 from outthink.learn.optimizer import learning_rate
 from outthink.learn.parallel import Gradients, split_evenly
 from outthink.learn.train import Run, train
@@ -46,17 +47,17 @@ def test_a_suite_that_leaks_test_problems_stops_the_run(tmp_path: Path, monkeypa
         list(zip(range(200), problems("arithmetic", "train", 0), strict=False))
 
 
-def test_the_data_of_a_step_depends_on_nothing_but_seed_and_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_processes", [1, 3])
+def test_the_data_of_a_step_depends_on_nothing_but_seed_and_step(tmp_path: Path, num_processes: int) -> None:
     run = Run(tiny(tmp_path / "run").resolve())
-    third = make_step(run.data_config, run.tokenizer, 2)
-    with StepFeed(run.data_config, 1) as feed:
-        fed = [next(feed), next(feed)]
-    assert [data.step for data in fed] == [1, 2]
-    assert (fed[1].tokens, fed[1].problems) == (third.tokens, third.problems)
-    pairs = list(zip(fed[1].batches, third.batches, strict=True))
-    assert pairs and all((one.tokens == other.tokens).all() for one, other in pairs)
-    other_seed = make_step(replace(run.data_config, seed=1), run.tokenizer, 2)
-    assert (other_seed.batches[0].tokens != third.batches[0].tokens).any()
+    with StepFeed(run.data_config, 5, num_processes) as feed:
+        fed = [next(feed) for _ in range(5)]
+    for step, data in enumerate(fed, 5):
+        made = make_step(run.data_config, run.tokenizer, step)
+        assert (data.step, data.tokens, data.problems) == (step, made.tokens, made.problems)
+        assert all((one.tokens == other.tokens).all() for one, other in zip(data.batches, made.batches, strict=True))
+    other_seed = make_step(replace(run.data_config, seed=1), run.tokenizer, 5)
+    assert (other_seed.batches[0].tokens != fed[0].batches[0].tokens).any()
 
 
 def test_an_error_of_the_data_process_reaches_the_trainer(tmp_path: Path) -> None:

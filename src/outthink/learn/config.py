@@ -11,7 +11,18 @@ from outthink.learn.sizes import get_size
 from outthink.learn.tokenizer import VOCAB_SIZE
 
 # What a continued run may change: how long it is, how it is shown and computed, not what it computes.
-_FREE = ("out", "steps", "minutes", "device", "precision", "compile", "processes", "checkpoint_seconds", "quiet")
+_FREE = (
+    "out",
+    "steps",
+    "minutes",
+    "device",
+    "precision",
+    "compile",
+    "processes",
+    "micro_tokens",
+    "checkpoint_seconds",
+    "quiet",
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,7 @@ class TrainConfig:
     init_from: Path | None = None
     learning_rate: float | None = None
     batch_tokens: int | None = None
-    micro_tokens: int = 2048
+    micro_tokens: int | None = None
     widths: tuple[int, ...] = (256, 512, 1024)
     question_weight: float = 0.1
     optimizer: str = "muon"
@@ -68,10 +79,11 @@ class TrainConfig:
         if not 0 < self.hardest <= 1:
             raise UserError(f"hardest is {self.hardest}; it must lie in (0, 1].")
         widths = tuple(sorted({min(width, self.context) for width in self.widths}))
-        if not widths or widths[0] < 8 or widths[-1] > self.micro_tokens:
-            raise UserError(
-                f"widths are {self.widths}; they must lie between 8 and micro_tokens ({self.micro_tokens})."
-            )
+        batch_tokens = self.batch_tokens or size.batch_tokens
+        # CPUs work best out of their caches, GPUs on as much as there is.
+        micro_tokens = self.micro_tokens or (2048 if self.device == "cpu" else min(batch_tokens, 65536))
+        if not widths or widths[0] < 8 or widths[-1] > micro_tokens:
+            raise UserError(f"widths are {self.widths}; they must lie between 8 and micro_tokens ({micro_tokens}).")
         if self.precision not in ("auto", "bf16", "f32"):
             raise UserError(f"precision is {self.precision!r}; known: auto, bf16, f32.")
         if self.optimizer not in ("muon", "adamw"):
@@ -81,7 +93,8 @@ class TrainConfig:
             out=Path(self.out),
             widths=widths,
             learning_rate=self.learning_rate or size.learning_rate,
-            batch_tokens=self.batch_tokens or size.batch_tokens,
+            batch_tokens=batch_tokens,
+            micro_tokens=micro_tokens,
         )
 
     def to_json(self) -> dict[str, Any]:

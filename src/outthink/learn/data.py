@@ -1,4 +1,4 @@
-"""Training batches, generated as they are needed in a process of their own.
+"""Training batches, generated as they are needed.
 
 The documents of step k are a pure function of (suite, seed, k): a run continues at any step at once, and nothing of
 the data has to be stored. Only problems of the training split are ever drawn.
@@ -7,21 +7,17 @@ the data has to be stored. Only problems of the training split are ever drawn.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import queue
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import tokenizers
 
-from outthink.core.errors import OutthinkError, TaskError
+from outthink.core.errors import TaskError
 from outthink.learn.packing import Document, PackedRows, pack
 from outthink.learn.tokenizer import encode_example
 from outthink.tasks.problem import Problem, Split
 from outthink.tasks.suites import get_suite
 
-_AHEAD = 8
 # Documents for somewhat less than the tokens of a step: with the gaps at row ends they fill its micro-batches.
 _FILL = 0.94
 
@@ -90,62 +86,3 @@ def make_step(config: DataConfig, tokenizer: tokenizers.Tokenizer, step: int) ->
     batches = pack(documents, config.widths, config.micro_tokens, config.question_weight)
     weight = float(sum(batch.weights.sum() for batch in batches))
     return StepData(step, batches, tokens, weight, len(documents), too_long)
-
-
-class StepFeed:
-    """The data of steps ``first``, ``first + 1``, ... made ahead of time by a background process.
-
-    A context manager: leaving it ends the process. The process also ends by itself when its parent is gone.
-    """
-
-    def __init__(self, config: DataConfig, first: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._queue: multiprocessing.Queue[StepData | str] = context.Queue(_AHEAD)
-        self._process = context.Process(target=_produce, args=(config, first, self._queue), daemon=True)
-
-    def __enter__(self) -> StepFeed:
-        self._process.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._process.terminate()
-        self._process.join()
-        self._queue.close()
-        self._queue.join_thread()
-
-    def __next__(self) -> StepData:
-        """The next step's data. Raises TaskError with the message of whatever stopped the process."""
-        while True:
-            try:
-                data = self._queue.get(timeout=5.0)
-            except queue.Empty:
-                if self._process.is_alive():
-                    continue
-                raise TaskError(f"The data process ended with exit code {self._process.exitcode}.") from None
-            if isinstance(data, str):
-                raise TaskError(data)
-            return data
-
-
-def _produce(config: DataConfig, first: int, out: multiprocessing.Queue[StepData | str]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the trainer's to handle
-    tokenizer = tokenizers.Tokenizer.from_str(config.tokenizer)
-    step = first
-    try:
-        while _put(out, make_step(config, tokenizer, step)):
-            step += 1
-    except OutthinkError as error:
-        _put(out, str(error))
-
-
-def _put(out: multiprocessing.Queue[StepData | str], item: StepData | str) -> bool:
-    """Wait for room and put; False where the parent process is gone."""
-    parent = multiprocessing.parent_process()
-    while parent is None or parent.is_alive():
-        try:
-            out.put(item, timeout=2.0)
-        except queue.Full:
-            continue
-        return True
-    out.cancel_join_thread()  # nobody will ever read what is still in the pipe
-    return False
