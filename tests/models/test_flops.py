@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_transformer import CONFIG
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.test_transformer import CONFIG
 from outthink.kernels.reference.dense import dense_attend
 from outthink.models.config import ModelConfig
 from outthink.models.flops import head_flops, position_flops, prefill_flops
