@@ -11,6 +11,17 @@ STRATEGIES: Registry[Method] = Registry(
         "probability-vote": "outthink.reason.vote:probability_vote",
         "best-of-n": "outthink.reason.best_of_n:best_of_n",
         "sample-until-verified": "outthink.reason.sample_until_verified:sample_until_verified",
+        "step-beam": "outthink.reason.search.step_beam:step_beam",
+        "rebase": "outthink.reason.search.rebase:rebase",
+        "dvts": "outthink.reason.search.dvts:dvts",
+        "levin": "outthink.reason.search.best_first:levin",
+        "a-star": "outthink.reason.search.best_first:a_star",
+        "step-greedy": "outthink.reason.search.step_greedy:step_greedy",
+        "mcts": "outthink.reason.search.mcts:mcts",
+        "ab-mcts": "outthink.reason.search.abmcts:ab_mcts",
+        "guided-beam": "outthink.reason.search.guided_beam:guided_beam",
+        "token-beam": "outthink.reason.search.token_beam:token_beam",
+        "diverse-beam": "outthink.reason.search.token_beam:diverse_beam",
     },
 )
 

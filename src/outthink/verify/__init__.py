@@ -6,7 +6,11 @@ from outthink.verify.protocol import Verifier
 VERIFIERS: Registry[type[Verifier]] = Registry(
     "verifier",
     "outthink.verifiers",
-    {"exact": "outthink.verify.exact:ExactChecker", "likelihood": "outthink.verify.likelihood:Likelihood"},
+    {
+        "exact": "outthink.verify.exact:ExactChecker",
+        "likelihood": "outthink.verify.likelihood:Likelihood",
+        "step-oracle": "outthink.verify.oracle:StepOracle",
+    },
 )
 
 __all__ = ["VERIFIERS", "Verifier"]

@@ -1,0 +1,43 @@
+"""Searches that go layer by layer: all of a layer is in flight at once, and only the choice among it waits for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from outthink.reason.search.tree import Expansion, Node, Search
+
+TRIES = 4  # how often a layer is drawn in which the verifier rules everything out
+
+
+async def grow_layer(search: Search, nodes: Sequence[Node], widths: Sequence[int]) -> list[Expansion]:
+    """Extend each node in as many ways as its width says. In the order of ``nodes``; fewer where the budget ends or
+    the verifier accepts a line.
+
+    Where everything is ruled out the layer is drawn again, `TRIES` times at most; else what has no way on is closed.
+    """
+    layer: list[Expansion] = []
+    for _ in range(TRIES):
+        layer += await _grow_once(search, nodes, widths)
+        if search.accepted or any(e.live or any(c.whole for c in e.children) for e in layer):
+            await search.close(*(e.node for e in layer if not e.live), fate="no way on")
+            break
+    return sorted(layer, key=lambda expansion: nodes.index(expansion.node))
+
+
+async def _grow_once(search: Search, nodes: Sequence[Node], widths: Sequence[int]) -> list[Expansion]:
+    waiting = [(node, width) for node, width in zip(nodes, widths, strict=True) if width > 0]
+    layer: list[Expansion] = []
+    while not search.accepted:
+        while waiting and search.room:
+            node, width = waiting.pop(0)
+            search.launch(node, width, sharing=len(waiting) + 1)
+        if not search.in_flight:
+            break
+        layer.append(await search.next())
+    return layer
+
+
+def best(nodes: Sequence[Node], n: int) -> list[Node]:
+    """The ``n`` nodes of highest score, those found first among equals; ruled out and cut ones left out."""
+    fit = [node for node in nodes if node.open or (node.whole and node.value > 0)]
+    return sorted(fit, key=lambda node: -node.score)[:n]

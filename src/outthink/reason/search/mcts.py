@@ -1,0 +1,113 @@
+"""Monte-Carlo tree search over steps: PUCT, values from a verifier, several expansions in flight (AlphaMath)."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from outthink.core.budget import Ledger
+from outthink.core.posterior import Posterior
+from outthink.core.question import Question
+from outthink.core.registry import method
+from outthink.lm.protocol import LM
+from outthink.reason.search.tree import Expansion, Node, Search, at_least
+from outthink.verify import Verifier
+
+
+class Statistics:
+    """Visits, summed values and simulations in flight of each node.
+
+    A node's own value, as the verifier gave it, counts as one visit before any other in its mean.
+    """
+
+    def __init__(self, exploration: float) -> None:
+        self.exploration = exploration
+        self.visits, self.flying = Counter[Node](), Counter[Node]()
+        self.totals: dict[Node, float] = {}
+
+    def mean(self, node: Node) -> float:
+        """Q: the mean of the values backed up, those in flight taken for lost."""
+        return (node.value + self.totals.get(node, 0.0)) / (1 + self.visits[node] + self.flying[node])
+
+    def puct(self, node: Node) -> float:
+        """Q + c P sqrt(N(parent)) / (1 + N), where P is the share of the parent's draws that gave this child."""
+        parent = node.parent
+        assert parent is not None
+        prior = node.count / sum(sibling.count for sibling in parent.children)
+        above = self.visits[parent] + self.flying[parent]
+        below = 1 + self.visits[node] + self.flying[node]
+        return self.mean(node) + self.exploration * prior * math.sqrt(above) / below
+
+    def select(self, root: Node) -> Node:
+        """Descend by PUCT to a line that is whole or has no child to go on with; it is in flight from now on."""
+        node = root
+        self.flying[node] += 1
+        while ways := [child for child in node.children if child.score > -math.inf and not child.cut]:
+            node = max(ways, key=self.puct)
+            self.flying[node] += 1
+        return node
+
+    def back_up(self, leaf: Node, value: float | None) -> None:
+        """Count one simulation that ended at ``leaf`` with ``value``, there and above; None takes it back uncounted."""
+        node: Node | None = leaf
+        while node is not None:
+            self.flying[node] -= 1
+            if value is not None:
+                self.visits[node] += 1
+                self.totals[node] = self.totals.get(node, 0.0) + value
+                node.branch.thought.visits = self.visits[node]
+            node = node.parent
+
+
+def mean_value(expansion: Expansion) -> float | None:
+    """What the drawn steps are worth on average; None where the budget cut all of them."""
+    drawn = [child for child in expansion.draws if not child.cut]
+    return math.fsum(child.value for child in drawn) / len(drawn) if drawn else None
+
+
+@method(
+    "mcts",
+    family="search",
+    summary="Monte-Carlo tree search over steps: descend by PUCT, extend, back up the verifier's values.",
+    guarantee="heuristic",
+    promise="as good as the verifier's values; what is likelier to be right is visited more often",
+    paper="Chen et al. 2024, AlphaMath Almost Zero: Process Supervision without Process, arXiv:2405.03553; PUCT: "
+    "Silver et al. 2017, Mastering the Game of Go without Human Knowledge",
+)
+async def mcts(
+    question: Question,
+    lm: LM,
+    verifier: Verifier | None,
+    ledger: Ledger,
+    *,
+    n: int = 64,
+    width: int = 4,
+    exploration: float = 1.0,
+    in_flight: int = 8,
+    steps: str = "newline",
+    max_tokens: int | None = None,
+) -> Posterior:
+    """Run ``n`` simulations; each extends one line in ``width`` ways, or comes back to a finished one.
+
+    A finished line weighs its value times (1 + its visits).
+    """
+    at_least(1, n=n, width=width, in_flight=in_flight)
+    at_least(0, exploration=exploration)
+    async with Search(question, lm, verifier, ledger, steps=steps, max_tokens=max_tokens) as search:
+        tree, simulations = Statistics(exploration), 0
+        while not search.accepted:
+            while simulations < n and search.in_flight < in_flight and search.room:
+                leaf = tree.select(search.root)
+                if tree.flying[leaf] > 1:  # every way leads to a line that is being extended: wait for it
+                    tree.back_up(leaf, None)
+                    break
+                simulations += 1
+                if leaf.whole:
+                    tree.back_up(leaf, leaf.value)
+                else:
+                    search.launch(leaf, width, sharing=in_flight - search.in_flight)
+            if not search.in_flight:
+                break
+            expansion = await search.next()
+            tree.back_up(expansion.node, mean_value(expansion))
+        return await search.posterior(lambda line: line.score + math.log(1 + tree.visits[line]))

@@ -1,0 +1,81 @@
+"""The tokens of a search, counted so that its course does not depend on how the engine interleaves its work."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from outthink.core.budget import Ledger
+
+SLACK = 1.25  # a step is planned as if it were this much longer than the longest seen
+HELD = 0.25  # the share of what there is at first that is kept for writing one line to its end
+GUESS = 32  # tokens of a step, before any was seen
+
+
+@dataclass(frozen=True)
+class Grant:
+    """``num_children`` children of at most ``each`` tokens; ``reserved`` tokens are set aside for them."""
+
+    num_children: int
+    each: float
+    reserved: float
+
+
+class Purse:
+    """What the ledger still has, less what is set aside for the work in flight.
+
+    The ledger itself says at any moment how much was drawn so far, which is a matter of timing. So each piece of work
+    is granted the most that it may take when it is launched, and what it left over comes back when its result is taken.
+    Until the first result the prompt is unpaid, and nothing else may be in flight: then it is ``opened``. ``dry`` says
+    that too little was left when somebody asked last.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._free = ledger.tokens_left
+        self._held = HELD * self._free if self._free < math.inf else 0.0
+        self._soft = HELD * ledger.flops_left, HELD * ledger.seconds_left
+        self._longest: float | None = None
+        self.opened = self.dry = False
+
+    @property
+    def free(self) -> float:
+        """Tokens that nothing in flight may take; infinite where nothing limits them."""
+        return self._free
+
+    def has_room(self, hold: bool) -> bool:
+        """Whether something can be taken. ``hold``: enough must be left to write a line to its end."""
+        self.dry = self._ledger.exhausted or self._spendable(hold) < 1 or (hold and self._nearly_spent())
+        return not self.dry
+
+    def take(self, num_children: int, most: float, sharing: int, hold: bool) -> Grant:
+        """Set tokens aside for up to ``num_children`` children of at most ``most`` tokens; ask `has_room` first.
+
+        What is free is meant for ``sharing`` such requests. Fewer children are granted where else none of them could
+        probably finish its step.
+        """
+        free = self._spendable(hold)
+        if free == math.inf:
+            return Grant(num_children, most, 0.0)
+        need = max(1.0, min(most, GUESS if self._longest is None else SLACK * self._longest))
+        num_children = max(1, min(num_children, int(free // need)))
+        each = min(most, free // num_children, max(need, free // (num_children * max(1, sharing))))
+        each = max(1.0, float(int(each)))
+        self._free -= num_children * each
+        return Grant(num_children, each, num_children * each)
+
+    def settle(self, grant: Grant, spent: int, longest: float) -> None:
+        """Take back what a grant did not spend. ``longest``: tokens of its longest child and of judging it."""
+        self._longest = max(self._longest or 0.0, longest)
+        if not self.opened:
+            self.opened, self._free = True, self._ledger.tokens_left
+        elif self._free < math.inf:
+            self._free += grant.reserved - spent
+
+    def _spendable(self, hold: bool) -> float:
+        return self._free - (self._held if hold else 0.0)
+
+    def _nearly_spent(self) -> bool:
+        flops, seconds = self._soft
+        left = self._ledger.flops_left, self._ledger.seconds_left
+        return (flops < math.inf and left[0] < flops) or (seconds < math.inf and left[1] < seconds)

@@ -1,0 +1,306 @@
+"""The tree that a search over steps grows: extend, score, take in, close. What to extend is the strategy's part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import TracebackType
+
+from outthink.core.budget import Budget, Ledger
+from outthink.core.errors import UserError
+from outthink.core.posterior import Candidate, Posterior
+from outthink.core.question import Question
+from outthink.core.sampling import Until
+from outthink.lm.protocol import LM, Branch, OnToken
+from outthink.reason.population import line_log_prob, weigh
+from outthink.reason.search.flight import Flight
+from outthink.reason.search.purse import Grant, Purse
+from outthink.reason.segment import Segmenter
+from outthink.verify import Verifier
+from outthink.verify.compose import Staged
+from outthink.verify.exact import ExactChecker
+from outthink.verify.likelihood import Likelihood
+
+
+@dataclass(eq=False)
+class Node:
+    """A line of whole steps. ``score`` is the verifier's log-weight of the line so far, -inf where it is ruled out.
+
+    ``whole``: nothing can follow it. ``length``: its tokens after the prompt. ``count``: how many draws gave it.
+    """
+
+    branch: Branch
+    parent: Node | None = None
+    depth: int = 0
+    length: int = 0
+    score: float = 0.0
+    whole: bool = False
+    cut: bool = False
+    count: int = 1
+    children: list[Node] = field(default_factory=list)
+
+    @property
+    def value(self) -> float:
+        """The score as a number in [0, 1]."""
+        return math.exp(min(self.score, 0.0))
+
+    @property
+    def open(self) -> bool:
+        """Whether the search may go on from here: it is not whole, cut or ruled out."""
+        return not (self.whole or self.cut or self.score == -math.inf)
+
+    @property
+    def answered(self) -> bool:
+        """Whether it is a whole line that gives an answer."""
+        return self.whole and self.branch.thought.answer is not None
+
+    @property
+    def log_prob(self) -> float:
+        """The model's log-probability of the line after the prompt, in nats."""
+        return line_log_prob(self.branch)
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """What came of extending ``node``: one entry a draw, equal ones the same child."""
+
+    node: Node
+    draws: list[Node]
+
+    @property
+    def children(self) -> list[Node]:
+        """The children drawn, each once, in the order of the draws."""
+        return list(dict.fromkeys(self.draws))
+
+    @property
+    def live(self) -> list[Node]:
+        """The children from which the search may go on."""
+        return [child for child in self.children if child.open]
+
+
+@dataclass(frozen=True)
+class _Grown:
+    node: Node
+    grant: Grant
+    draws: list[Node]
+    spent: int
+    longest: float
+    last: bool
+
+
+class Search:
+    """One search: its tree, what is in flight, what it may still spend. An async context manager that leaks nothing.
+
+    ``lines`` are the whole lines found, in order; ``accepted`` those that the verifier accepts. Lines are scored by
+    ``verifier``, or by the model's own likelihood. Raises UserError for a ``max_tokens`` (of a line) below 1.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        lm: LM,
+        verifier: Verifier | None,
+        ledger: Ledger,
+        *,
+        steps: str | Segmenter = "newline",
+        max_tokens: int | None = None,
+    ) -> None:
+        at_least(1, max_tokens=max_tokens)
+        self.question, self.ledger = question, ledger
+        self.segmenter = Segmenter.of(steps)
+        self.lines: list[Node] = []
+        self.accepted: list[Node] = []
+        self._lm, self._judge = lm, process_judge(verifier)
+        self._longest_line = math.inf if max_tokens is None else max_tokens
+        self._purse = Purse(ledger)
+        self._flight = Flight[_Grown]()
+        self._open: dict[Branch, Node] = {}
+        self._loose: set[Branch] = set()
+
+    async def __aenter__(self) -> Search:
+        branch = await self._lm.root(self.question.prompt)
+        self.root = Node(branch)
+        self._open[branch] = self.root
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._flight.cancel()
+        finally:
+            for branch in [*self._open, *self._loose]:
+                await branch.close()
+
+    @property
+    def in_flight(self) -> int:
+        """How many expansions are under way."""
+        return len(self._flight)
+
+    @property
+    def room(self) -> bool:
+        """Whether another expansion may be launched now. The first one has to pay for the prompt alone, and while
+        there is no answer, enough is held back to write one line to its end.
+        """
+        return (self._purse.opened or not self._flight) and self._purse.has_room(not self.answered)
+
+    @property
+    def answered(self) -> bool:
+        """Whether a whole line gives an answer."""
+        return any(line.answered for line in self.lines)
+
+    def launch(self, node: Node, n: int, *, sharing: int = 1, last: bool = True) -> None:
+        """Start extending ``node`` by one step in ``n`` ways. Ask for ``room`` first.
+
+        ``sharing``: how many launches should get on with what is left. ``last``: close the node once it has a live
+        child. Fewer than ``n`` are drawn near the end of a token budget.
+        """
+        most = min(self.segmenter.until().max_tokens or math.inf, self._longest_line - node.length)
+        grant = self._purse.take(n, most, sharing, not self.answered)
+        self._flight.launch(partial(self._grow, node, grant, last))
+
+    async def next(self) -> Expansion:
+        """Take in the expansion that is over first, by the count of tokens."""
+        grown = await self._flight.next()
+        self._purse.settle(grown.grant, grown.spent, grown.longest)
+        node, known = grown.node, dict[Node, Node]()
+        for child in dict.fromkeys(grown.draws):
+            twin = next((c for c in node.children if _same(c, child) and (c.branch in self._open or not c.open)), None)
+            known[child] = twin or child
+            if twin is None:
+                await self._take_in(child)
+            else:
+                twin.count += child.count
+                await self._drop_twin(child)
+        expansion = Expansion(node, [known[child] for child in grown.draws])
+        if grown.last and expansion.live:
+            await self.close(node)
+        return expansion
+
+    async def close(self, *nodes: Node, fate: str | None = None) -> None:
+        """Give nodes up: they are not extended any more."""
+        for node in nodes:
+            self._open.pop(node.branch, None)
+            if fate is not None and node.branch.thought.fate is None:
+                node.branch.thought.fate = fate
+            await node.branch.close()
+
+    async def posterior(self, log_weight: Callable[[Node], float], *, best_line: bool = False) -> Posterior:
+        """The answers of the whole lines, each weighing exp(``log_weight``); with ``best_line`` as its best line only.
+
+        What is in flight is given up. Where there is no answer yet, the best line is first written to its end.
+        """
+        stopped = "budget" if self._purse.dry or self.ledger.exhausted else "finished"
+        await self._flight.cancel()
+        if not self.answered:
+            await self._write_to_the_end()
+        if self.accepted:
+            return replace(self._weigh(self.accepted, lambda _: 0.0), attempts=len(self.lines), stopped="verified")
+        found = self._weigh(self.lines, log_weight)
+        if not found.weights and self.lines:  # all are ruled out: fall back on what the lines agree on
+            none = "no line passed the verifier" if stopped == "finished" else stopped
+            return replace(self._weigh(self.lines, lambda _: 0.0), stopped=none)
+        return replace(best_of_each(found) if best_line else found, stopped=stopped)
+
+    def _weigh(self, nodes: Iterable[Node], log_weight: Callable[[Node], float]) -> Posterior:
+        weights = {node.branch: log_weight(node) for node in nodes}
+        return weigh(self.question, list(weights), lambda branch: weights[branch])
+
+    async def _grow(self, node: Node, grant: Grant, last: bool, on_token: OnToken) -> tuple[_Grown, int]:
+        """Extend and score; what it makes stays loose until it is taken in."""
+        until = self.segmenter.until(grant.each)
+        branches = await node.branch.extend(grant.num_children, until, on_token=on_token)
+        self._loose.update(branches)
+        draws, longest = list[Node](), max(len(branch.tokens) for branch in branches)
+        for branch in branches:
+            child = self._node(node, branch, until)
+            twin = next((known for known in draws if _same(known, child)), None)
+            draws.append(twin or child)
+            if twin is not None:
+                twin.count += 1
+                await self._drop_twin(child)
+        children = list(dict.fromkeys(draws))
+        judging = await self._score([child for child in children if not child.cut])
+        spent, each = sum(len(branch.tokens) for branch in branches), judging / len(children)
+        return _Grown(node, grant, draws, spent + judging, longest + each, last), longest
+
+    def _node(self, parent: Node, branch: Branch, until: Until) -> Node:
+        child = Node(branch, parent, parent.depth + 1, parent.length + len(branch.tokens))
+        whole = self.segmenter.is_whole(self.question, branch, until)
+        child.whole = whole or (branch.finish != "budget" and child.length >= self._longest_line)
+        child.cut = not child.whole and branch.finish == "budget"
+        return child
+
+    async def _score(self, nodes: list[Node]) -> int:
+        """Write the verifier's scores into ``nodes``; how many tokens that took."""
+        if not nodes:
+            return 0
+        part = self.ledger.slice(Budget())
+        scores = await self._judge.score(self.question, [node.branch for node in nodes], part)
+        for node, score in zip(nodes, scores, strict=True):
+            node.score = node.branch.thought.value = score
+        return part.bill.tokens
+
+    async def _take_in(self, child: Node) -> None:
+        assert child.parent is not None
+        child.parent.children.append(child)
+        self._loose.discard(child.branch)
+        self._open[child.branch] = child
+        if child.whole:
+            child.branch.thought.answer = self.question.answer_of(child.branch)
+            self.lines.append(child)
+            if child.answered and self._judge.accepts(child.score):
+                self.accepted.append(child)
+        if not child.open:
+            await self.close(child, fate=None if child.whole else "cut by the budget" if child.cut else "ruled out")
+
+    async def _drop_twin(self, node: Node) -> None:
+        self._loose.discard(node.branch)
+        node.branch.thought.fate = "the same as a sibling"
+        await node.branch.close()
+
+    async def _write_to_the_end(self) -> None:
+        """Go on with the best open line, likeliest token by likeliest token, as far as it may."""
+        open_nodes = list(self._open.values())
+        free = min(self._purse.free, self.ledger.tokens_left)
+        if not open_nodes or free < 1 or self.ledger.exhausted:
+            return
+        best = max(open_nodes, key=lambda node: (not any(c.open for c in node.children), node.score, node.length))
+        until = Until(None if (most := min(free, self._longest_line - best.length)) == math.inf else int(most))
+        [branch] = await best.branch.extend(1, until, replace(self._lm.sampling, temperature=0.0))
+        self._loose.add(branch)
+        line = Node(branch, best, best.depth + 1, best.length + len(branch.tokens))
+        line.whole, line.cut = branch.finish != "budget", branch.finish == "budget"
+        await self._score([line])
+        await self._take_in(line)
+
+
+def process_judge(verifier: Verifier | None) -> Verifier:
+    """Who scores unfinished lines: ``verifier`` where it can; the likelihood where there is none, or it only checks
+    answers.
+    """
+    if verifier is None:
+        return Likelihood()
+    return Staged(Likelihood(), verifier) if isinstance(verifier, ExactChecker) else verifier
+
+
+def best_of_each(posterior: Posterior) -> Posterior:
+    """Each answer weighs as its heaviest line, and nothing is unassigned."""
+    best: dict[str, Candidate] = {}
+    for candidate in posterior.candidates:
+        if candidate.answer not in best or candidate.log_weight > best[candidate.answer].log_weight:
+            best[candidate.answer] = candidate
+    return replace(posterior, candidates=tuple(best.values()), log_unassigned=-math.inf)
+
+
+def at_least(least: float, **options: float | None) -> None:
+    """Raise UserError for an option below ``least``; None stands for no limit."""
+    for name, value in options.items():
+        if value is not None and not value >= least:
+            raise UserError(f"{name}={value} must be at least {least:g}.")
+
+
+def _same(a: Node, b: Node) -> bool:
+    return (a.branch.text, a.branch.ended, a.cut) == (b.branch.text, b.branch.ended, b.cut)

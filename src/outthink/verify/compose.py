@@ -1,0 +1,148 @@
+"""Verifiers made of verifiers: product, mixture, threshold, and one for lines on the way with one for finished ones."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+
+from outthink.core.budget import Ledger
+from outthink.core.errors import UserError
+from outthink.core.question import Question
+from outthink.lm.protocol import Branch
+from outthink.verify.protocol import Verifier
+
+
+class Product:
+    """The product of weights, each to its power: log-weights add up, times ``powers`` (1 where not given).
+
+    One part that rules a line out does so for all, whatever its power above 0. A line is accepted where the parts are
+    all at 0 and would all accept that. Raises UserError for no parts, or powers that are not one per part and above 0.
+    """
+
+    def __init__(self, *parts: Verifier, powers: Sequence[float] | None = None) -> None:
+        self.parts, self.powers = parts, _weights("powers", parts, powers)
+        self.name = "*".join(part.name for part in parts)
+        self.sound = any(part.sound for part in parts)
+
+    def require(self, question: Question) -> None:
+        """See `Verifier.require`."""
+        for part in self.parts:
+            part.require(question)
+
+    async def score(self, question: Question, branches: Sequence[Branch], ledger: Ledger) -> list[float]:
+        """See `Verifier.score`."""
+        rows = await _scores(self.parts, question, branches, ledger)
+        return [math.fsum(p * s for p, s in zip(self.powers, row, strict=True)) for row in zip(*rows, strict=True)]
+
+    def accepts(self, score: float) -> bool:
+        """See `Verifier.accepts`."""
+        return score == 0.0 and all(part.accepts(0.0) for part in self.parts)
+
+
+class Mixture:
+    """The weighted mean of weights: the log of the sum of share x exp(log-weight). ``shares`` are normalised; equal
+    ones where not given.
+
+    It accepts nothing. Raises UserError for no parts, or shares that are not one per part and above 0.
+    """
+
+    sound = False
+
+    def __init__(self, *parts: Verifier, shares: Sequence[float] | None = None) -> None:
+        weights = _weights("shares", parts, shares)
+        self.parts, self.shares = parts, [weight / math.fsum(weights) for weight in weights]
+        self.name = "+".join(part.name for part in parts)
+
+    def require(self, question: Question) -> None:
+        """See `Verifier.require`."""
+        for part in self.parts:
+            part.require(question)
+
+    async def score(self, question: Question, branches: Sequence[Branch], ledger: Ledger) -> list[float]:
+        """See `Verifier.score`."""
+        rows = await _scores(self.parts, question, branches, ledger)
+        return [_log_mean(self.shares, row) for row in zip(*rows, strict=True)]
+
+    def accepts(self, score: float) -> bool:
+        """See `Verifier.accepts`."""
+        return False
+
+
+class Threshold:
+    """Rules out what ``part`` scores below ``at`` (nats), and accepts what it scores at or above ``accept``, if given.
+
+    With ``hard`` all that is left weighs the same.
+    """
+
+    sound = False
+
+    def __init__(self, part: Verifier, at: float = -math.inf, *, accept: float = math.inf, hard: bool = False) -> None:
+        if math.isnan(at) or math.isnan(accept) or accept < at:
+            raise UserError(f"Threshold at={at}, accept={accept}: both must be numbers, accept not below at.")
+        self.part, self.at, self.accept, self.hard = part, at, accept, hard
+        self.name = f"{part.name}>={at:g}"
+
+    def require(self, question: Question) -> None:
+        """See `Verifier.require`."""
+        self.part.require(question)
+
+    async def score(self, question: Question, branches: Sequence[Branch], ledger: Ledger) -> list[float]:
+        """See `Verifier.score`."""
+        scores = await self.part.score(question, branches, ledger)
+        return [-math.inf if score < self.at else 0.0 if self.hard else score for score in scores]
+
+    def accepts(self, score: float) -> bool:
+        """See `Verifier.accepts`."""
+        return score > -math.inf and (score >= self.accept or (not self.hard and self.part.accepts(score)))
+
+
+class Staged:
+    """``process`` scores lines that are on the way, and ``outcome`` those that have reached an answer or ended."""
+
+    def __init__(self, process: Verifier, outcome: Verifier) -> None:
+        self.process, self.outcome, self.sound = process, outcome, outcome.sound
+        self.name = f"{process.name},{outcome.name}"
+
+    def require(self, question: Question) -> None:
+        """See `Verifier.require`."""
+        self.process.require(question)
+        self.outcome.require(question)
+
+    async def score(self, question: Question, branches: Sequence[Branch], ledger: Ledger) -> list[float]:
+        """See `Verifier.score`."""
+        finished = [branch.ended or _answered(question, branch) for branch in branches]
+        scores = dict.fromkeys(branches, 0.0)
+        for judge, stage in ((self.process, False), (self.outcome, True)):
+            if part := [branch for branch, done in zip(branches, finished, strict=True) if done is stage]:
+                scores |= zip(part, await judge.score(question, part, ledger), strict=True)
+        return [scores[branch] for branch in branches]
+
+    def accepts(self, score: float) -> bool:
+        """See `Verifier.accepts`."""
+        return self.outcome.accepts(score)
+
+
+def _answered(question: Question, branch: Branch) -> bool:
+    text = branch.full_text
+    return question.parse(text[: text.rfind("\n") + 1]) is not None
+
+
+async def _scores(
+    parts: Sequence[Verifier], question: Question, branches: Sequence[Branch], ledger: Ledger
+) -> list[list[float]]:
+    return await asyncio.gather(*(part.score(question, branches, ledger) for part in parts))
+
+
+def _weights(what: str, parts: Sequence[Verifier], weights: Sequence[float] | None) -> list[float]:
+    found = [1.0] * len(parts) if weights is None else [float(weight) for weight in weights]
+    if not parts or len(found) != len(parts) or not all(0 < weight < math.inf for weight in found):
+        raise UserError(f"{what}={weights!r} for {len(parts)} verifiers: give one number above 0 for each of them.")
+    return found
+
+
+def _log_mean(shares: Sequence[float], row: Sequence[float]) -> float:
+    top = max(row)
+    if top == -math.inf:
+        return -math.inf
+    return top + math.log(math.fsum(share * math.exp(score - top) for share, score in zip(shares, row, strict=True)))
