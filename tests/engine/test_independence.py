@@ -21,7 +21,7 @@ from outthink.models.transformer import Transformer
 from outthink.scheduling import Limits
 
 PROMPT = list(b"the same branch, with the same seed, gives the same tokens whoever else is there")
-UNTIL = Until(max_tokens=24, ignore_eos=True)
+UNTIL = Until(max_tokens=14, ignore_eos=True)
 SAMPLINGS = [
     Sampling(seed=1),
     Sampling(seed=2, temperature=0.6, top_k=20),
