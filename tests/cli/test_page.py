@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from base64 import b64encode
 from hashlib import sha256
@@ -153,3 +154,21 @@ def test_a_page_without_any_line():
     data = json.loads(read(document).of("script")[0][1])
     assert (data["best"], data["right"], data["answers"], data["unassigned"]) == (None, None, [], 1.0)
     assert [passage["lines"] for passage in data["passages"]] == [[]]
+
+
+def test_rejected_lines_keep_their_answers():
+    tree = Thought()
+    prompt = tree.child()
+    good, bad, cut = (prompt.child() for _ in range(3))
+    good.text, good.answer, good.fate, good.finish, good.tokens = "answer: 4", "4", "chosen", "stop", 3
+    bad.text, bad.value, bad.finish, bad.tokens = "answer: 5", -math.inf, "stop", 7
+    cut.text, cut.finish = "answer: 6", "budget"
+    found = Posterior((Candidate("4", 0.0, good.text, good),), tree=tree, attempts=3, stopped="verified")
+    data = page_data(found, Question("2 + 2", parse_answer), {})
+    lines = [line for passage in data["passages"] for line in passage["lines"]]
+    assert [(line["answer"], line["fate"]) for line in lines] == [
+        ("4", "chosen"),
+        ("5", "rejected by the verifier"),
+        (None, None),
+    ]
+    assert {"what": "rejected by the verifier", "tokens": 7} in data["spending"]

@@ -10,7 +10,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from outthink.cli.console import err, out, output_file, print_json, table
-from outthink.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOption, SeedOption, open_model
+from outthink.cli.options import (
+    BackendOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    SeedOption,
+    open_model,
+)
 from outthink.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,6 +46,7 @@ def scaling(
     concurrency: Annotated[int, typer.Option(help="Problems that are sampled at once.")] = 4,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "auto",
+    backend: BackendOption = "auto",
     json: JsonOption = False,
 ) -> None:
     """Accuracy against the number of samples, for each strategy, on fresh problems."""
@@ -54,7 +63,7 @@ def scaling(
     check_difficulty(difficulty)
     get_family(family)
     output_file(output)
-    with open_model(model, device, dtype) as loaded:
+    with open_model(model, device, dtype, backend) as loaded:
         from outthink.bench.scaling import ScalingConfig
 
         counts = tuple(1 << k for k in range(largest.bit_length()))

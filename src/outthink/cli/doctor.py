@@ -110,17 +110,20 @@ def _kernels() -> dict[str, Any]:
 
     from outthink.kernels.cpu.extension import compiled
 
-    built = compiled() is not None
-    return {
-        "cpu": "compiled C++: used for models on the CPU that it covers"
-        if built
-        else "plain torch, slower: the compiled kernels are missing. To get them, have a C++20 compiler and CMake and "
-        "install Outthink again (pip install --force-reinstall --no-deps outthink)",
-        "cuda": "plain torch: used with --device cuda" if torch.cuda.is_available() else "not in use: no CUDA device",
-    }
+    extension = compiled()
+    if extension is None:
+        cpu = (
+            "missing: models run on plain torch, several times slower. To get them, have a C++20 compiler and install "
+            "Outthink again: pip install --force-reinstall --no-deps outthink (or -e . in a clone)"
+        )
+    else:
+        cpu = f"compiled, for {', '.join(extension.usable_isas())}; in use for every model on the CPU that they cover"
+    cuda = "plain torch, in use with --device cuda" if torch.cuda.is_available() else "not in use: no CUDA device"
+    return {"cpu": cpu, "cuda": cuda}
 
 
 def _models() -> dict[str, Any]:
+    from outthink.kernels.cpu.extension import why_not
     from outthink.lm.model import BUNDLED, bundled_models
     from outthink.models.checkpoint import read_config
 
@@ -129,7 +132,8 @@ def _models() -> dict[str, Any]:
         config, files = read_config(BUNDLED / name), list((BUNDLED / name).glob("*.safetensors"))
         size = sum(file.stat().st_size for file in files) / 1e6
         default = ", the default" if number == 0 else ""
-        rows[name] = f"{config.model_type}, context {config.max_positions:,}, {size:.1f} MB{default}"
+        runs = f"runs on plain torch: {reason}" if (reason := why_not(config)) else "runs on the compiled kernels"
+        rows[name] = f"{config.model_type}, context {config.max_positions:,}, {size:.1f} MB{default}; {runs}"
     return rows or {"bundled": "none: name a model with --model, a directory or a Hugging Face hub id"}
 
 
@@ -145,5 +149,5 @@ def _part(name: str) -> str:
 
 def _told(value: Any) -> Text:
     text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
-    missing = text.startswith(("missing", "none:", "plain torch, slower"))
+    missing = text.startswith(("missing", "none:"))
     return Text(text, style="yellow" if missing else "")

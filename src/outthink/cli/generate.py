@@ -11,7 +11,15 @@ from rich.text import Text
 
 from outthink.cli.console import err, print_json, printable, read_text
 from outthink.cli.interrupt import first_interrupt
-from outthink.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOption, SeedOption, open_model
+from outthink.cli.options import (
+    BackendOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    SeedOption,
+    open_model,
+)
 from outthink.cli.stream import TextStream, to_stdout
 from outthink.core.budget import Ledger
 from outthink.core.errors import UserError
@@ -44,6 +52,7 @@ def generate(
     ] = None,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "auto",
+    backend: BackendOption = "auto",
     json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The text alone.")] = False,
 ) -> None:
@@ -60,7 +69,7 @@ def generate(
     if chat or system is not None:
         turns = ([] if system is None else [("system", system)]) + [("user", content)]
         prompt = [{"role": role, "content": words} for role, words in turns]
-    with open_model(model, device, dtype) as loaded:
+    with open_model(model, device, dtype, backend) as loaded:
         ledger = Ledger()
         stream = n == 1 and not json and logprobs is None
         with first_interrupt(ledger.cancel):

@@ -56,7 +56,12 @@ def stop_words(posterior: Posterior, interrupted: bool = False) -> str | None:
     """Why the work ended, where that is worth telling."""
     if interrupted:
         return "cut short by ctrl-C: this is the best so far"
-    known = {"finished": None, "budget": "the budget ran out: this is the best so far"}
+    known = {
+        "finished": None,
+        "verified": None,  # its confidence says so
+        "budget": "the budget ran out: this is the best so far",
+        "nothing verified": "the verifier accepted no line: this is what most of them reach",
+    }
     return known.get(posterior.stopped, posterior.stopped)
 
 
@@ -103,7 +108,8 @@ def _law(posterior: Posterior, question: Question) -> object:
         made.add_row(Text.assemble((printable(answer), style), mark), f"{share:.1%}", bar, str(lines[answer]))
     if (rest := 1.0 - math.fsum(shares.values())) > 5e-4:
         missing = posterior.attempts - sum(lines.values())
-        made.add_row(Text("(none)", style="dim"), f"{rest:.1%}", _bar(rest, "dim"), str(missing) if missing else "")
+        name = Text("(no answer)" if missing else "(elsewhere)", style="dim")
+        made.add_row(name, f"{rest:.1%}", _bar(rest, "dim"), str(missing) if missing else "")
     return made
 
 

@@ -12,6 +12,7 @@ import outthink
 from outthink.cli.console import err, out, output_file, print_json, read_text, write_text
 from outthink.cli.interrupt import first_interrupt
 from outthink.cli.options import (
+    BackendOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
@@ -49,6 +50,7 @@ def solve(
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "auto",
+    backend: BackendOption = "auto",
     tree: Annotated[
         Path | None, typer.Option(help="Write the tree of reasoning to this file, as a page that stands alone.")
     ] = None,
@@ -71,7 +73,7 @@ def solve(
         VERIFIERS.get(verifier)
     page = None if tree is None else output_file(tree)
 
-    with open_model(model, device, dtype) as loaded:
+    with open_model(model, device, dtype, backend) as loaded:
         from outthink.cli.progress import watched
         from outthink.reason.solve import ask
         from outthink.reason.solve import solve as think_about
@@ -95,6 +97,7 @@ def solve(
             "budget": str(limits),
             "options": {**method.options, **options},
             "sampling": asdict(sampling),
+            "interrupted": progress.stopped,
             "version": outthink.__version__,
         }
     if page is not None:
@@ -117,7 +120,6 @@ def _print(
             "right": verdict(question, posterior.best),
             **posterior.to_json(),
             "confidence_means": confidence_words(posterior),
-            "interrupted": interrupted,
             "config": facts,
         }
         print_json(told)

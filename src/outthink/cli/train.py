@@ -41,7 +41,20 @@ def train(
     settings = read_settings(option or [], defaults)
     if unknown := sorted(settings.keys() - defaults.keys()):
         raise UserError(f"Training has no option {', '.join(unknown)}; --set takes: {', '.join(sorted(defaults))}.")
-    config = TrainConfig(size, suite, out, minutes, steps, seed, device=device, quiet=quiet or json, **settings)
+    for name in ("tokenizer", "init_from"):
+        if settings.get(name) is not None:
+            settings[name] = Path(str(settings[name]))
+    config = TrainConfig(
+        size=size,
+        suite=suite,
+        out=out,
+        minutes=minutes,
+        steps=steps,
+        seed=seed,
+        device=device,
+        quiet=quiet or json,
+        **settings,
+    )
     try:
         model = run(config)
     except KeyboardInterrupt as stop:

@@ -8,8 +8,9 @@ are one passage.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from outthink.core.thought import Thought
@@ -54,12 +55,19 @@ def merge(tree: Thought) -> Step:
     return root
 
 
-def passages(tree: Thought, winner: Thought | None = None) -> list[dict[str, Any]]:
+def fate_of(thought: Thought) -> str | None:
+    """Why a line ended as it did: what the strategy wrote, else a verifier's veto."""
+    return thought.fate or ("rejected by the verifier" if thought.value == -math.inf else None)
+
+
+def passages(
+    tree: Thought, winner: Thought | None = None, answer_of: Callable[[Thought], str | None] = attrgetter("answer")
+) -> list[dict[str, Any]]:
     """The merged tree as JSON values: passages, parents before children.
 
     A passage has ``id``, ``parent`` (an id or None), ``steps`` (its texts, with value, visits and weight where a
     thought that goes on ends there), ``lines`` (those that end with it) and ``won``: whether the line ``winner`` runs
-    through it.
+    through it. ``answer_of`` says what answer a line reached.
     """
     root = merge(tree)
     won = _path(root, winner)
@@ -70,7 +78,7 @@ def passages(tree: Thought, winner: Thought | None = None) -> list[dict[str, Any
         run = list(_run(step))
         steps = [{"text": s.text, **_marks(s)} for s in run if s.text]
         last, number = run[-1], len(found)
-        lines = [_line(thought, won=thought is winner) for thought in last.lines]
+        lines = [_line(thought, thought is winner, answer_of(thought)) for thought in last.lines]
         found.append({"id": number, "parent": parent, "steps": steps, "lines": lines, "won": step in won})
         stack += [(child, number) for child in reversed(last.children.values())]
     return found
@@ -112,12 +120,12 @@ def _marks(step: Step) -> dict[str, Any]:
     return marks
 
 
-def _line(thought: Thought, won: bool) -> dict[str, Any]:
+def _line(thought: Thought, won: bool, answer: str | None) -> dict[str, Any]:
     """The record of a whole line of thought, as its last thought tells it."""
     parts = thought.line()
     return {
-        "answer": thought.answer,
-        "fate": thought.fate,
+        "answer": answer,
+        "fate": fate_of(thought),
         "finish": thought.finish,
         "log_prob": _number(math.fsum(part.log_prob for part in parts)),
         "tokens": sum(part.tokens for part in parts),

@@ -57,13 +57,13 @@ def page_data(posterior: Posterior, question: Question, facts: Mapping[str, Any]
         "confidence": posterior.confidence,
         "confidence_means": confidence_words(posterior),
         "entropy": posterior.entropy,
-        "stopped": stop_words(posterior),
+        "stopped": stop_words(posterior, interrupted=bool(facts.get("interrupted"))),
         "attempts": posterior.attempts,
         "answers": [{"answer": a, "share": share, "right": verdict(question, a)} for a, share in shares.items()],
         "unassigned": max(0.0, 1.0 - math.fsum(shares.values())),
         "method": _method(posterior.method),
         "bill": posterior.cost.to_json(),
-        "passages": passages(posterior.tree, winner),
+        "passages": passages(posterior.tree, winner, lambda line: _answer(question, line)),
         "spending": _spending(posterior, winner),
         "facts": dict(facts),
         "version": outthink.__version__,
@@ -93,6 +93,13 @@ def _title(text: str) -> str:
 
 def _read(name: str) -> str:
     return files("outthink.cli.tree").joinpath(name).read_text("utf-8")
+
+
+def _answer(question: Question, line: Thought) -> str | None:
+    """What a line reached: what the strategy noted, else what can be read of a line that came to its end."""
+    if line.answer is not None or line.finish != "stop":
+        return line.answer
+    return question.parse("".join(part.text for part in line.line()))
 
 
 def _spending(posterior: Posterior, winner: Thought | None) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from outthink.cli.tree.merge import fate_of
 from outthink.core.thought import Thought
 
 WINNER, AGREEING, OTHER = "the winning line", "lines that agree with it", "other branches"
@@ -31,7 +32,7 @@ def spending(tree: Thought, winner: Thought | None) -> list[tuple[str, int]]:
 
 
 def _kind(thought: Thought) -> str:
-    return AGREEING if thought.fate == "chosen" else thought.fate or OTHER
+    return AGREEING if thought.fate == "chosen" else fate_of(thought) or OTHER
 
 
 def _rank(kind: str) -> tuple[int]:

@@ -19,6 +19,7 @@
     return made;
   }
   const shorten = (text, length) => (text.length > length ? text.slice(0, length - 1) + "…" : text);
+  const ending = (text, length) => (text.length > length ? "…" + text.slice(1 - length) : text);
   const many = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
   const percent = (share) => (share >= 0.0995 || share === 0 ? `${Math.round(share * 100)}%` : `${(share * 100).toFixed(1)}%`);
   const figure = (value) => (typeof value === "number" ? String(Number(value.toPrecision(3))).replace("-", "−") : value);
@@ -105,9 +106,10 @@
     bar.style.width = `${(100 * row.share) / most}%`;
     bar.style.background = colorOf(row);
     const mark = row.right === null ? null : el("em", row.right ? "right" : "wrong", row.right ? "✓" : "✗");
-    const name = el("span", row.answer === null ? "name words" : "name", named(row.answer), mark);
+    const label = row.answer === null && !row.lines ? "elsewhere" : named(row.answer);
+    const name = el("span", row.answer === null ? "name words" : "name", label, mark);
     const made = el("button", "share", name, track, el("span", "num", percent(row.share)), el("span", "num lines", row.lines ? `×${row.lines}` : ""));
-    made.title = `${named(row.answer)}: ${percent(row.share)}, ${many(row.lines, "line")}`;
+    made.title = `${label}: ${percent(row.share)}, ${many(row.lines, "line")}`;
     made.setAttribute("aria-pressed", String(state.filter === row.answer));
     made.onclick = () => setFilter(state.filter === row.answer ? undefined : row.answer);
     made.dataset.answer = JSON.stringify(row.answer);
@@ -182,8 +184,8 @@
     const found = [];
     flow.forEach((line, index) => {
       const color = colorOf(line), last = found[found.length - 1];
-      if (last && last.color === color) last.end = index + 1;
-      else found.push({ color, start: index, end: index + 1, line });
+      if (last && last.color === color && last.shown === line.shown) last.end = index + 1;
+      else found.push({ color, shown: line.shown, start: index, end: index + 1 });
     });
     return found;
   }
@@ -204,10 +206,9 @@
         const slot = node === root ? node.y : node.slot, p0 = 8 + (slot + stripe.start) * unit, p1 = 8 + (slot + stripe.end) * unit, half = (from + into) / 2;
         const path = node === root ? `M${into},${y0}H${end + SEAM}V${y1}H${into}Z`
           : `M${from},${p0}C${half},${p0} ${half},${y0} ${into},${y0}H${end + SEAM}V${y1}H${into}C${half},${y1} ${half},${p1} ${from},${p1}Z`;
-        const band = svg("path", { d: path, fill: stripe.color, class: "band" });
+        const band = svg("path", { d: path, class: stripe.shown ? "band" : "band dim" });
         band.style.fill = stripe.color;
         band.dataset.node = node.id;
-        band.dataset.color = stripe.color;
         bands.append(band);
       }
       labels.append(...stepLabels(node, into, x, unit));
@@ -215,24 +216,23 @@
     }
     picture.append(bands, ...(winner ? winningPath(x, step, unit) : []), labels);
     box.replaceChildren(picture);
-    $("river-note").textContent = `${lines.length} lines, ${many(deepest, "step")} deep; the dark stroke is the winning line`;
-    dimRiver();
+    $("river-note").textContent = `${lines.length} lines, ${many(deepest, "step")} deep${winner ? "; the bold stroke is the winning line" : ""}`;
   }
   // The text of a step on its band, where there is room for it.
   function stepLabels(node, into, x, unit) {
     const thick = node.flow.length * unit;
-    if (thick < (node.won ? 34 : 15)) return [];
+    if (!node.count || thick < (node.won ? 34 : 15)) return [];
     const y = 8 + node.mid * unit + 4 - (node.won ? thick / 4 : 0); // beside the stroke of the winning line
     return node.steps.flatMap((entry, index) => {
       const left = Math.max(x(node.start + index), into) + 7, room = Math.floor((x(node.start + index + 1) - left - 4) / 7.3);
-      if (room < 6) return [];
-      return [svg("text", { x: left, y, class: "step" }, shorten(entry.text, room))];
+      if (room < 9) return [];
+      return [svg("text", { x: left, y, class: "step" }, ending(entry.text, room))];
     });
   }
   function endLabel(node, end, unit) {
     const won = node.lines.some((line) => line.won), [[answer, count], ...others] = tally(node.lines);
     const at = 8 + (node.y + node.lines.length / 2) * unit;
-    const text = svg("text", { x: end + (won ? 14 : 7), y: at + 4, class: won ? "win" : "" });
+    const text = svg("text", { x: end + (won ? 14 : 7), y: at + 4, class: [won ? "win" : "", node.lines.some((line) => line.shown) ? "" : "dim"].join(" ").trim() });
     text.append(shorten(named(answer), 11) + (won ? " ★" : ""));
     if (count > 1 || others.length) text.append(svg("tspan", { class: "count", dx: 5 }, `×${node.lines.length}`));
     return text;
@@ -258,14 +258,6 @@
       parts.push(text);
     }
     return parts;
-  }
-  function dimRiver() {
-    const active = state.filter !== undefined || state.query;
-    for (const band of document.querySelectorAll("#river .band")) {
-      const node = nodes[Number(band.dataset.node)];
-      const some = active && !node.leaves.some((line) => line.shown && colorOf(line) === band.dataset.color);
-      band.classList.toggle("dim", Boolean(some));
-    }
   }
   function tipFor(node) {
     const texts = node.steps.map((entry) => entry.text), shown = texts.slice(0, 4).join("\n") + (texts.length > 4 ? "\n…" : "");
@@ -304,7 +296,9 @@
       node.count += node.lines.filter((line) => line.shown).length;
       if (node.parent !== null) nodes[node.parent].count += node.count;
     }
-    if (query !== "" && root.count <= UNFOLD_HITS_BELOW) for (const node of nodes) if (node.hit && node.count) openPath(node);
+    if ((query !== "" || state.filter !== undefined) && root.count <= UNFOLD_HITS_BELOW) {
+      for (const node of nodes) if (node.lines.some((line) => line.shown)) openPath(node);
+    }
     const total = many(lines.length, "line");
     $("count").textContent = root.count === lines.length ? total : `${root.count.toLocaleString("en")} of ${total}`;
     for (const button of document.querySelectorAll(".share")) {
@@ -312,7 +306,7 @@
     }
     $("filter").value = state.filter === undefined ? "" : JSON.stringify(state.filter);
     render();
-    dimRiver();
+    drawRiver();
   }
   function setFilter(answer) { state.filter = answer; applyFilter(); }
   function openPath(node) {
@@ -377,10 +371,10 @@
   function row(node, open, forks) {
     const body = el("div", "", stepsOf(node, open || !forks));
     const shown = node.lines.filter((line) => line.shown);
-    for (const group of sameEnds(shown)) body.append(ending(group));
+    for (const group of sameEnds(shown)) body.append(endOf(group));
     if (forks) {
       const here = node.kids.reduce((sum, kid) => sum + kid.count, 0), kids = node.kids.filter((kid) => kid.count > 0).length;
-      if (kids) body.append(el("div", "fork", kids === 1 ? `${many(here, "line")} goes on` : `${here} lines part into ${kids}`));
+      if (kids) body.append(el("div", "fork", kids === 1 ? (here === 1 ? "1 line goes on" : `${here} lines go on`) : `${here} lines part into ${kids}`));
     }
     const meta = el("div", "meta");
     if (node.count > 1) meta.append(mini(node.leaves.filter((line) => line.shown)), el("span", "", `×${node.count}`));
@@ -430,7 +424,7 @@
     }
     return [...groups.values()];
   }
-  function ending(group) {
+  function endOf(group) {
     const line = group[0], dot = el("span", "dot"), made = el("div", "ends");
     dot.style.background = colorOf(line);
     if (line.won) made.append(el("span", "star", "★ winning line"));
@@ -440,7 +434,7 @@
       `log p ${span(group, "log_prob")}`, `${span(group, "tokens")} tokens`];
     if (group.some((one) => one.weight !== null && one.weight !== 1)) told.push(`weight ${span(group, "weight")}`);
     if (line.value !== null) told.push(`value ${figure(line.value)}`);
-    if (line.visits !== null) told.push(`${line.visits} visits`);
+    if (line.visits !== null) told.push(many(line.visits, "visit"));
     for (const text of told.filter(Boolean)) made.append(el("span", "", text));
     made.title = "log p: the model's log-probability of the whole line, in nats";
     return made;
@@ -452,13 +446,17 @@
     return figure(low) === figure(high) ? figure(low) : `${figure(low)} to ${figure(high)}`;
   }
   function mini(some) {
-    const made = el("span", "mini");
+    const made = el("span", "mini"), shares = new Map();
     for (const [answer, count] of tally(some)) {
+      const color = colorOf({ answer });
+      shares.set(color, (shares.get(color) || 0) + count);
+    }
+    for (const [color, count] of shares) {
       const part = el("i");
-      part.style.cssText = `flex:${count};background:${colorOf({ answer })}`;
-      part.title = `${named(answer)} ×${count}`;
+      part.style.cssText = `flex:${count};background:${color}`;
       made.append(part);
     }
+    made.title = tally(some).slice(0, 8).map(([answer, count]) => `${shorten(named(answer), 20)} ×${count}`).join(", ");
     return made;
   }
 
@@ -532,7 +530,6 @@
   drawBill();
   drawFoot();
   applyFilter();
-  drawRiver();
   wireRiver();
   wire();
 })();
