@@ -62,7 +62,7 @@ def _parse(text: str) -> dict[str, float]:
     for part in text.lower().replace("_", "").split(","):
         match = _NUMBER.match(part.strip())
         unit = next((u for u, names in _UNITS.items() if match and match[3] in names), None)
-        if match is None or unit is None:
+        if match is None or unit is None or (unit == "seconds" and match[2]):  # "ms" is not a million seconds
             raise BudgetError(
                 f"Cannot read budget {text!r}. Write an amount and a unit, such as '4k tokens', '2.5 s', '1e12 flops' "
                 "or several with commas between."

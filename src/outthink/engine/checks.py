@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 from outthink.core.errors import PromptError, SamplingError
 from outthink.core.sampling import Sampling, Until
@@ -29,8 +30,17 @@ def check_prompt(tokens: Sequence[int], max_positions: int, vocab_size: int) -> 
 
 def check_options(sampling: Sampling, until: Until, vocab_size: int) -> None:
     """Raise SamplingError for what cannot be applied to this vocabulary, or leaves nothing to draw."""
-    if not isinstance(sampling.seed, int):
-        raise SamplingError(f"seed={sampling.seed!r} must be a whole number.")
+    whole = {
+        "seed": sampling.seed,
+        "top_k": sampling.top_k,
+        "top_logprobs": sampling.top_logprobs,
+        "max_tokens": until.max_tokens,
+        **{f"stop_tokens[{i}]": token for i, token in enumerate(until.stop_tokens)},
+        **{f"logit_bias[{token!r}]": token for token in sampling.logit_bias},
+    }
+    for name, value in whole.items():
+        if value is not None and not isinstance(value, SupportsIndex):
+            raise SamplingError(f"{name}={value!r} is out of range: it must be a whole number.")
     for token, bias in sampling.logit_bias.items():
         if not 0 <= token < vocab_size:
             raise SamplingError(f"logit_bias is given for token {token}, outside the vocabulary of {vocab_size:,}.")
@@ -39,5 +49,7 @@ def check_options(sampling: Sampling, until: Until, vocab_size: int) -> None:
     if sum(bias == -math.inf for bias in sampling.logit_bias.values()) >= vocab_size:
         raise SamplingError("logit_bias forbids every token of the vocabulary: leave at least one to be drawn.")
     for stop in until.stop:
+        if not isinstance(stop, str):
+            raise SamplingError(f"The stop string {stop!r} must be text; give token ids as stop_tokens.")
         if any("\ud800" <= character <= "\udfff" for character in stop):
             raise SamplingError(f"The stop string {stop!r} is no valid Unicode.")

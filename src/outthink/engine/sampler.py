@@ -44,7 +44,7 @@ def sample(logits: NDArray[np.float32], rows: Sequence[Row]) -> Draws:
     """Draw one token for each row of ``logits`` [R, V]; row r depends on ``logits[r]`` and ``rows[r]`` alone."""
     model = log_softmax(logits.astype(np.float64))
     law = sampling_law(logits, rows)
-    keys = np.array([mix(row.sampling.seed, row.key) for row in rows], dtype=np.uint64)
+    keys = np.array([mix(int(row.sampling.seed), row.key) for row in rows], dtype=np.uint64)
     positions = np.array([row.position for row in rows], dtype=np.uint64)
     cumulative = np.cumsum(law, axis=1)
     point = uniforms(keys, positions) * cumulative[:, -1]
