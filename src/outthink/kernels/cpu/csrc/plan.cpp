@@ -13,12 +13,14 @@ void Model::plan(const Batch& batch) {
     const int wanted = (batch.num_rows * heads + 4 * threads - 1) / (4 * threads);
     const int most = std::clamp(wanted, 1, kMaxQueries / group_);
     tiles_.clear();
+    positions_read_ = 0;
     int longest = 1;
     for (int begin = 0; begin < batch.num_rows;) {
         Tile tile{begin, 0, batch.table_width, 1, 0};
         for (; begin < batch.num_rows && tile.count < most; ++begin, ++tile.count) {
             const int row = order_[static_cast<size_t>(begin)];
             if (tile.count > 0) tile.common_pages = std::min(tile.common_pages, shared_[static_cast<size_t>(begin)]);
+            positions_read_ += batch.positions[row] + 1;
             tile.blocks = std::max(tile.blocks, batch.positions[row] / kBlockPositions + 1);
         }
         longest = std::max(longest, tile.blocks);

@@ -7,8 +7,11 @@
 namespace outthink {
 namespace {
 
-constexpr int kStages = 3;
 constexpr int kRowsPerItem = 48;  // of a product: enough to reuse weights from the second-level cache
+// Multiplications that take about a microsecond, which is several times what it takes to share them; and a step that
+// takes as long as waking a thread.
+constexpr int64_t kWorthSharing = 1 << 17, kWorthWaking = 1 << 22;
+constexpr int kRowCost = 16;  // of norms and the like, for each element, in multiplications of products
 
 }  // namespace
 
@@ -31,9 +34,7 @@ Model::Model(const Shape& shape, const Kernels& kernels, int threads)
       page_words_(head_words_ * shape.num_kv_heads),
       layer_words_(page_words_ * shape.num_pages),
       kv_(shape.windows.size() * static_cast<size_t>(layer_words_)),
-      scratch_(static_cast<size_t>(threads)),
-      turns_(static_cast<size_t>(threads)) {
-    for (int stage = 0; stage < kStages; ++stage) deals_.emplace_back(threads);
+      scratch_(static_cast<size_t>(threads)) {
     for (auto& scratch : scratch_) {
         scratch.scores.resize(kMaxQueries * kBlockPositions);
         scratch.weights.resize(kMaxQueries * kBlockPositions);
@@ -66,7 +67,10 @@ void Model::lay_out_weights() {
         return size_t{1} * linear.outputs * ((linear.inputs + linear.group - 1) / linear.group) / 2;
     };
     size_t total = 0;
-    for (const Weights* weights : order) total += tile_words(weights->linear) + scale_words(weights->linear);
+    for (const Weights* weights : order) {
+        total += tile_words(weights->linear) + scale_words(weights->linear);
+        products_ += int64_t{weights->linear.outputs} * weights->linear.inputs;
+    }
     weights_ = Memory<uint32_t>(total);
     uint32_t* next = weights_.data();
     for (Weights* weights : order) {
@@ -87,7 +91,8 @@ void Model::run(const Batch& batch, float* logits) {
     logits_ = logits;
     reserve(std::max(batch.num_rows, batch.num_logits));
     plan(batch);
-    pool_.run([](void* model, int thread) { static_cast<Model*>(model)->step(thread); }, this);
+    if (batch.num_rows * products_ >= kWorthWaking) pool_.wake();
+    step();
 }
 
 void Model::copy_pages(const int32_t* source, const int32_t* target, int count) {
@@ -113,84 +118,58 @@ void Model::reserve(int rows) {
     mlp_ = Memory<uint32_t>(sized(mlp_words_));
 }
 
-void Model::step(int thread) {
+void Model::step() {
     const auto* source = static_cast<const char*>(embedding);
     const size_t row_bytes = static_cast<size_t>(shape_.hidden_size) * (embedding_format == Format::f32 ? 4 : 2);
-    // A thread embeds the rows that it will normalize: no barrier in between.
-    each_row(batch_.num_rows, thread, [&](int row) {
+    each_row(batch_.num_rows, hidden_stride_, [&](int row) {
         kernels_.embed(source + static_cast<size_t>(batch_.tokens[row]) * row_bytes, embedding_format,
-                       shape_.hidden_size, hidden_stride_, hidden_.data() + static_cast<ptrdiff_t>(row) * hidden_stride_);
+                       shape_.hidden_size, hidden_stride_, hidden_.data() + ptrdiff_t{row} * hidden_stride_);
     });
-    for (int index = 0; index < static_cast<int>(layers.size()); ++index) layer(index, thread);
+    for (int index = 0; index < static_cast<int>(layers.size()); ++index) layer(index);
     if (batch_.num_logits == 0) return;
-    normalize_rows(final_norm, batch_.logit_rows, batch_.num_logits, thread);
-    multiply(head, input_.data(), batch_.num_logits, Epilogue::store, logits_, shape_.vocab_size, thread,
-             shape_.vocab_size);
+    normalize_rows(final_norm, batch_.logit_rows, batch_.num_logits);
+    multiply(head, input_.data(), batch_.num_logits, Epilogue::store, logits_, shape_.vocab_size, shape_.vocab_size);
 }
 
-void Model::layer(int index, int thread) {
+void Model::layer(int index) {
     const Layer& layer = layers[static_cast<size_t>(index)];
     const int rows = batch_.num_rows;
-    normalize_rows(layer.input_norm, nullptr, rows, thread);
-    multiply(layer.qkv, input_.data(), rows, Epilogue::store, projected_.data(), qkv_stride_, thread, qkv_stride_);
-    each_row(rows, thread, [&](int row) {
-        const ptrdiff_t position = batch_.positions[row];
-        const int32_t* pages = batch_.page_tables + static_cast<ptrdiff_t>(sequences_[row]) * batch_.table_width;
-        RotateTask task{};
-        task.format = shape_.kv();
-        task.num_heads = shape_.num_heads;
-        task.num_kv_heads = shape_.num_kv_heads;
-        task.head_dim = shape_.head_dim;
-        task.padded_dim = head_stride_;
-        task.projected = projected_.data() + static_cast<ptrdiff_t>(row) * qkv_stride_;
-        task.q_gain = layer.q_norm.empty() ? nullptr : layer.q_norm.data();
-        task.k_gain = layer.k_norm.empty() ? nullptr : layer.k_norm.data();
-        task.eps = shape_.norm_eps;
-        task.cos = cosines.data() + position * head_stride_;
-        task.sin = sines.data() + position * head_stride_;
-        task.scale = 1.0f / std::sqrt(static_cast<float>(shape_.head_dim));
-        task.queries = queries_.data() + static_cast<ptrdiff_t>(row) * query_words_;
-        task.page = kv_.data() + index * layer_words_ + pages[position / kPageSize] * page_words_;
-        task.slot = static_cast<int>(position % kPageSize);
-        kernels_.rotate(task);
-    });
-    pool_.barrier();
-    attention(index, thread);
-    multiply_intermediate(layer.output, attended_.data(), thread);
-    normalize_rows(layer.post_norm, nullptr, rows, thread);
-    multiply(layer.gate_up, input_.data(), rows, Epilogue::silu_mul, mlp_.data(), mlp_words_, thread, 0);
-    multiply_intermediate(layer.down, mlp_.data(), thread);
+    normalize_rows(layer.input_norm, nullptr, rows);
+    multiply(layer.qkv, input_.data(), rows, Epilogue::store, projected_.data(), qkv_stride_, qkv_stride_);
+    rotate(index);
+    attention(index);
+    multiply_intermediate(layer.output, attended_.data());
+    normalize_rows(layer.post_norm, nullptr, rows);
+    multiply(layer.gate_up, input_.data(), rows, Epilogue::silu_mul, mlp_.data(), mlp_words_, 0);
+    multiply_intermediate(layer.down, mlp_.data());
 }
 
 // Rows `rows` of the residual stream (all, if null) as activations 0, 1, ... of the next product.
-void Model::normalize_rows(const std::vector<float>& gain, const int32_t* rows, int count, int thread) {
-    each_row(count, thread, [&](int row) {
+void Model::normalize_rows(const std::vector<float>& gain, const int32_t* rows, int count) {
+    const ptrdiff_t words = activation_words(shape_.activations(), hidden_inputs_);
+    each_row(count, hidden_inputs_, [&](int row) {
         const ptrdiff_t from = rows ? rows[row] : row;
-        kernels_.normalize({hidden_.data() + from * hidden_stride_, gain.data(), shape_.hidden_size,
-                            hidden_inputs_, shape_.norm_eps, shape_.activations(),
-                            input_.data() + row * ptrdiff_t{activation_words(shape_.activations(), hidden_inputs_)}});
+        kernels_.normalize({hidden_.data() + from * hidden_stride_, gain.data(), shape_.hidden_size, hidden_inputs_,
+                            shape_.norm_eps, shape_.activations(), input_.data() + row * words});
     });
-    pool_.barrier();
 }
 
-// Adds the product to the residual stream.
-void Model::multiply_intermediate(const Weights& weights, const uint32_t* input, int thread) {
+void Model::multiply_intermediate(const Weights& weights, const uint32_t* input) {
     const int inputs = weights.linear.inputs;
     if (is_quantized(weights.linear.format)) {
         const auto* rows = reinterpret_cast<const float*>(input);
         const ptrdiff_t stride = activation_words(Format::f32, inputs);
         const ptrdiff_t words = activation_words(Format::int8, inputs);
-        each_row(batch_.num_rows, thread, [&](int row) {
+        each_row(batch_.num_rows, inputs, [&](int row) {
             kernels_.quantize({rows + row * stride, inputs, input_.data() + row * words});
         });
-        pool_.barrier();
         input = input_.data();
     }
-    multiply(weights, input, batch_.num_rows, Epilogue::add, hidden_.data(), hidden_stride_, thread, hidden_stride_);
+    multiply(weights, input, batch_.num_rows, Epilogue::add, hidden_.data(), hidden_stride_, hidden_stride_);
 }
 
 void Model::multiply(const Weights& weights, const uint32_t* input, int rows, Epilogue epilogue, void* result,
-                     int stride, int thread, int columns) {
+                     int stride, int columns) {
     const Linear& linear = weights.linear;
     const bool packed = epilogue == Epilogue::silu_mul;
     const LinearTask task{&linear,
@@ -205,68 +184,79 @@ void Model::multiply(const Weights& weights, const uint32_t* input, int rows, Ep
     const int blocks = linear.outputs / kBlockOutputs, wanted = 2 * pool_.size();
     int parts = (rows + kRowsPerItem - 1) / kRowsPerItem;
     if (blocks * parts < wanted) parts = std::clamp((wanted + blocks - 1) / blocks, parts, (rows + 5) / 6);
-    next_stage(thread).take(thread, blocks * parts, [&](int item) {
+    const bool alone = int64_t{rows} * linear.outputs * linear.inputs < kWorthSharing;
+    pool_.each(blocks * parts, alone, [&](int item, int) {
         const int part = item % parts;
         kernels_.linear(task, item / parts, rows * part / parts, rows * (part + 1) / parts);
     });
-    pool_.barrier();
 }
 
-void Model::attention(int index, int thread) {
-    Scratch& scratch = scratch_[static_cast<size_t>(thread)];
-    AttendTask task{};
-    task.format = shape_.kv();
-    task.queries_per_head = group_;
-    task.padded_dim = head_stride_;
-    task.kv = kv_.data() + index * layer_words_;
-    task.page_stride = page_words_;
-    task.head_stride = head_words_;
-    task.window = shape_.windows[static_cast<size_t>(index)];
-    task.queries = queries_.data();
-    task.query_stride = query_words_;
-    task.out = attended_.data();
-    task.out_stride = attended_words_;
-    task.out_format = shape_.intermediate();
-    task.positions = batch_.positions;
-    task.sequences = sequences_.data();
-    task.page_tables = batch_.page_tables;
-    task.table_width = batch_.table_width;
-    task.scores = scratch.scores.data();
-    task.weights = scratch.weights.data();
-    const int heads = shape_.num_kv_heads;
-    const auto aim = [&](int tile, int head) {
-        task.rows = order_.data() + tiles_[static_cast<size_t>(tile)].begin;
-        task.num_rows = tiles_[static_cast<size_t>(tile)].count;
-        task.common_pages = tiles_[static_cast<size_t>(tile)].common_pages;
-        task.kv_head = head;
-    };
-    const int tiles = static_cast<int>(tiles_.size());
-    Deal& deal = next_stage(thread);
-    if (!split_blocks_) {
-        deal.take(thread, tiles * heads, [&](int item) {
-            aim(item / heads, item % heads);
-            attend_tile(task, tiles_[static_cast<size_t>(item / heads)], thread);
-        });
-    } else {
-        const int most = std::max_element(tiles_.begin(), tiles_.end(), [](const Tile& a, const Tile& b) {
-                             return a.blocks < b.blocks;
-                         })->blocks;
-        deal.take(thread, tiles * heads * most, [&](int item) {
-            const int pair = item / most, block = item % most;
-            const Tile& tile = tiles_[static_cast<size_t>(pair / heads)];
-            if (block >= tile.blocks) return;
-            aim(pair / heads, pair % heads);
-            const ptrdiff_t size = ptrdiff_t{tile.count} * group_ * (kStateHeader + head_stride_);
-            float* states = partial_.data() + tile.first_state + (pair % heads) * tile.blocks * size;
-            kernels_.attend_block(task, block, states + block * size);
-            // Whoever does the last block joins them all, in the order of blocks.
-            if (pending_[static_cast<size_t>(pair)].fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-            pending_[static_cast<size_t>(pair)].store(tile.blocks, std::memory_order_relaxed);
-            for (int i = 1; i < tile.blocks; ++i) kernels_.fold(task, states, states + i * size);
-            kernels_.finish(task, states);
-        });
+void Model::rotate(int index) {
+    const Layer& layer = layers[static_cast<size_t>(index)];
+    const float scale = 1.0f / std::sqrt(static_cast<float>(shape_.head_dim));
+    each_row(batch_.num_rows, qkv_stride_, [&](int row) {
+        const ptrdiff_t position = batch_.positions[row];
+        const int32_t* pages = batch_.page_tables + ptrdiff_t{sequences_[static_cast<size_t>(row)]} * batch_.table_width;
+        RotateTask task{};
+        task.format = shape_.kv();
+        task.num_heads = shape_.num_heads;
+        task.num_kv_heads = shape_.num_kv_heads;
+        task.head_dim = shape_.head_dim;
+        task.padded_dim = head_stride_;
+        task.projected = projected_.data() + ptrdiff_t{row} * qkv_stride_;
+        task.q_gain = layer.q_norm.empty() ? nullptr : layer.q_norm.data();
+        task.k_gain = layer.k_norm.empty() ? nullptr : layer.k_norm.data();
+        task.eps = shape_.norm_eps;
+        task.cos = cosines.data() + position * head_stride_;
+        task.sin = sines.data() + position * head_stride_;
+        task.scale = scale;
+        task.queries = queries_.data() + ptrdiff_t{row} * query_words_;
+        task.page = kv_.data() + index * layer_words_ + pages[position / kPageSize] * page_words_;
+        task.slot = static_cast<int>(position % kPageSize);
+        kernels_.rotate(task);
+    });
+}
+
+void Model::attention(int index) {
+    AttendTask shared{};
+    shared.format = shape_.kv();
+    shared.queries_per_head = group_;
+    shared.padded_dim = head_stride_;
+    shared.kv = kv_.data() + index * layer_words_;
+    shared.page_stride = page_words_;
+    shared.head_stride = head_words_;
+    shared.window = shape_.windows[static_cast<size_t>(index)];
+    shared.queries = queries_.data();
+    shared.query_stride = query_words_;
+    shared.out = attended_.data();
+    shared.out_stride = attended_words_;
+    shared.out_format = shape_.intermediate();
+    shared.positions = batch_.positions;
+    shared.sequences = sequences_.data();
+    shared.page_tables = batch_.page_tables;
+    shared.table_width = batch_.table_width;
+    const int heads = shape_.num_kv_heads, pairs = static_cast<int>(tiles_.size()) * heads;
+    int pieces = 1;
+    if (split_blocks_) {
+        for (const Tile& tile : tiles_) pieces = std::max(pieces, tile.blocks);
     }
-    pool_.barrier();
+    const bool alone = positions_read_ * shape_.num_heads * head_stride_ * 2 < kWorthSharing;
+    pool_.each(pairs * pieces, alone, [&](int item, int thread) {
+        const int pair = item / pieces;
+        const Tile& tile = tiles_[static_cast<size_t>(pair / heads)];
+        AttendTask task = shared;
+        task.rows = order_.data() + tile.begin;
+        task.num_rows = tile.count;
+        task.common_pages = tile.common_pages;
+        task.kv_head = pair % heads;
+        task.scores = scratch_[static_cast<size_t>(thread)].scores.data();
+        task.weights = scratch_[static_cast<size_t>(thread)].weights.data();
+        if (!split_blocks_) {
+            attend_tile(task, tile, thread);
+        } else if (item % pieces < tile.blocks) {
+            attend_piece(task, tile, pair, item % pieces);
+        }
+    });
 }
 
 void Model::attend_tile(const AttendTask& task, const Tile& tile, int thread) {
@@ -280,18 +270,27 @@ void Model::attend_tile(const AttendTask& task, const Tile& tile, int thread) {
     kernels_.finish(task, states);
 }
 
-Deal& Model::next_stage(int thread) {
-    const int stage = turns_[static_cast<size_t>(thread)].stage++ % kStages;
-    if (thread == 0) deals_[static_cast<size_t>((stage + 1) % kStages)].reset();
-    turns_[static_cast<size_t>(thread)].stage %= kStages;
-    return deals_[static_cast<size_t>(stage)];
+// One block of a tile; whoever does the last one joins them all, in the order of blocks.
+void Model::attend_piece(const AttendTask& task, const Tile& tile, int pair, int block) {
+    const ptrdiff_t size = ptrdiff_t{tile.count} * group_ * (kStateHeader + head_stride_);
+    float* states = partial_.data() + tile.first_state + task.kv_head * tile.blocks * size;
+    kernels_.attend_block(task, block, states + block * size);
+    auto& pending = pending_[static_cast<size_t>(pair)];
+    if (pending.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+    pending.store(tile.blocks, std::memory_order_relaxed);
+    for (int i = 1; i < tile.blocks; ++i) kernels_.fold(task, states, states + i * size);
+    kernels_.finish(task, states);
 }
 
+// `width`: elements of a row that are worked on.
 template <class Function>
-void Model::each_row(int rows, int thread, Function function) {
-    const int threads = pool_.size();
-    const int end = static_cast<int>(static_cast<int64_t>(rows) * (thread + 1) / threads);
-    for (int row = static_cast<int>(static_cast<int64_t>(rows) * thread / threads); row < end; ++row) function(row);
+void Model::each_row(int rows, int width, Function function) {
+    const bool alone = int64_t{rows} * width * kRowCost < kWorthSharing;
+    const int items = std::min(rows, 4 * pool_.size());
+    pool_.each(items, alone, [&](int item, int) {
+        const int end = static_cast<int>(int64_t{rows} * (item + 1) / items);
+        for (int row = static_cast<int>(int64_t{rows} * item / items); row < end; ++row) function(row);
+    });
 }
 
 }  // namespace outthink

@@ -88,18 +88,19 @@ class Model {
     void order_rows(const Batch& batch);
     void reserve(int rows);
     void reserve_blocks(int tiles);
-    void step(int thread);
-    void layer(int index, int thread);
-    void attention(int index, int thread);
+    void step();
+    void layer(int index);
+    void rotate(int index);
+    void attention(int index);
     void attend_tile(const AttendTask& task, const Tile& tile, int thread);
-    // Quantizes the input first where the weights are quantized.
-    void multiply_intermediate(const Weights& weights, const uint32_t* input, int thread);
-    void multiply(const Weights& weights, const uint32_t* input, int rows, Epilogue epilogue, void* result,
-                  int stride, int thread, int columns);
-    void normalize_rows(const std::vector<float>& gain, const int32_t* rows, int count, int thread);
-    Deal& next_stage(int thread);
+    void attend_piece(const AttendTask& task, const Tile& tile, int pair, int block);
+    // Quantizes the input first where the weights are quantized, and adds the product to the residual stream.
+    void multiply_intermediate(const Weights& weights, const uint32_t* input);
+    void multiply(const Weights& weights, const uint32_t* input, int rows, Epilogue epilogue, void* result, int stride,
+                  int columns);
+    void normalize_rows(const std::vector<float>& gain, const int32_t* rows, int count);
     template <class Function>
-    void each_row(int rows, int thread, Function function);
+    void each_row(int rows, int width, Function function);
 
     const Shape shape_;
     const Kernels& kernels_;
@@ -118,6 +119,8 @@ class Model {
     std::vector<int32_t> sequences_, order_, sorted_, shared_;
     std::vector<Tile> tiles_;
     bool split_blocks_ = false;
+    int64_t positions_read_ = 0;  // by all rows' attention together
+    int64_t products_ = 0;        // multiplications for one row, all weights
     std::unique_ptr<std::atomic<int>[]> pending_;  // blocks to do, by tile and kv head
     size_t num_pending_ = 0;
     // Activations by row; grown as needed.
@@ -125,12 +128,6 @@ class Model {
     Memory<float> hidden_, projected_, partial_;
     Memory<uint32_t> input_, queries_, attended_, mlp_;
     std::vector<Scratch> scratch_;
-    // Three stages' counters in turn: one in use, one that slow threads may still look at, one being reset.
-    std::vector<Deal> deals_;
-    struct alignas(64) Turn {
-        int stage = 0;
-    };
-    std::vector<Turn> turns_;
 };
 
 }  // namespace outthink
