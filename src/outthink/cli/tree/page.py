@@ -50,6 +50,8 @@ def page_data(posterior: Posterior, question: Question, facts: Mapping[str, Any]
     line = posterior.best_line
     winner = line.thought if line is not None else None
     shares = posterior.weights
+    found = passages(posterior.tree, winner, lambda line: _answer(question, line))
+    answers = {line["answer"] for passage in found for line in passage["lines"]} - {None}
     return {
         "prompt": _prompt_text(question),
         "best": posterior.best,
@@ -63,7 +65,8 @@ def page_data(posterior: Posterior, question: Question, facts: Mapping[str, Any]
         "unassigned": max(0.0, 1.0 - math.fsum(shares.values())),
         "method": _method(posterior.method),
         "bill": posterior.cost.to_json(),
-        "passages": passages(posterior.tree, winner, lambda line: _answer(question, line)),
+        "passages": found,
+        "checked": {answer: verdict(question, answer) for answer in sorted(answers)},
         "spending": _spending(posterior, winner),
         "facts": dict(facts),
         "version": outthink.__version__,

@@ -34,7 +34,12 @@
     node.start = nodes[node.parent].start + nodes[node.parent].steps.length;
   }
   const rank = new Map(data.answers.map((entry, index) => [entry.answer, index]));
-  const rankOf = (line) => (line.answer === null ? 1e9 : rank.has(line.answer) ? rank.get(line.answer) : 1e8);
+  const counted = new Map();
+  for (const line of nodes.flatMap((node) => node.lines)) {
+    if (line.answer !== null && !rank.has(line.answer)) counted.set(line.answer, (counted.get(line.answer) || 0) + 1);
+  }
+  for (const [answer] of [...counted].sort((a, b) => b[1] - a[1])) rank.set(answer, rank.size);
+  const rankOf = (line) => (line.answer === null ? 1e9 : rank.get(line.answer));
   const colorAt = (index) => `var(--${index < COLORS ? "c" + index : index < 1e9 ? "cx" : "cn"})`;
   const colorOf = (line) => colorAt(rankOf(line));
   for (const node of [...nodes].reverse()) {
@@ -86,8 +91,9 @@
   function drawLaw(all) {
     const counts = new Map(tally(lines));
     const rows = data.answers.map((entry) => ({ ...entry, lines: counts.get(entry.answer) || 0 }));
-    const unplaced = [...counts].filter(([answer]) => answer !== null && !rank.has(answer));
-    for (const [answer, count] of unplaced) rows.push({ answer, share: 0, right: null, lines: count });
+    for (const [answer, count] of [...counted].sort((a, b) => b[1] - a[1])) {
+      rows.push({ answer, share: 0, right: data.checked[answer] ?? null, lines: count });
+    }
     if (data.unassigned > 5e-4 || counts.get(null)) {
       rows.push({ answer: null, share: data.unassigned, right: null, lines: counts.get(null) || 0 });
     }
@@ -191,13 +197,15 @@
   }
   function drawRiver() {
     if (lines.length < 2) { $("river-section").hidden = true; return; }
-    const box = $("river"), walk = layOut(lines.length > 120 ? 0.35 : 0.6), deepest = Math.max(...nodes.map((n) => n.start + n.steps.length));
+    const gap = lines.length > 120 ? 0.35 : 0.6, walk = layOut(gap);
+    const box = $("river"), deepest = Math.max(...nodes.map((n) => n.start + n.steps.length));
     const width = Math.max(box.clientWidth - 2, 200), label = width < 500 ? 100 : 126;
     const height = Math.max(90, Math.min(lines.length * 16, Math.max(280, Math.min(620, lines.length * 2.4)))), unit = height / root.extent;
     const step = Math.max(30, (width - label - TRUNK) / Math.max(1, deepest)), x = (depth) => TRUNK + depth * step;
     const picture = svg("svg", { width: Math.max(width, x(deepest) + label), height: height + 16, role: "img",
       "aria-label": `${lines.length} lines of thought; the outline below holds the same` });
     const bands = svg("g", { class: "bands" }), labels = svg("g", {});
+    const roomy = (node) => node.lines.length > 0 && (node.lines.length + gap) * unit >= 12.5;
     for (const node of walk) {
       const from = x(node.start), curve = Math.min(0.4 * step, 70), to = node.steps.length ? x(node.start + node.steps.length) : from;
       const into = node === root ? 0 : Math.min(from + curve, Math.max(to, from + 12)), end = node === root ? Math.max(to, from) : Math.max(to, into);
@@ -212,17 +220,19 @@
         bands.append(band);
       }
       labels.append(...stepLabels(node, into, x, unit));
-      if (node.lines.length && node.lines.length * unit >= 10.5) labels.append(endLabel(node, end, unit));
+      if (roomy(node)) labels.append(endLabel(node, end, unit));
     }
-    picture.append(bands, ...(winner ? winningPath(x, step, unit) : []), labels);
+    picture.append(bands, ...(winner ? winningPath(x, step, unit, roomy(winner)) : []), labels);
     box.replaceChildren(picture);
     $("river-note").textContent = `${lines.length} lines, ${many(deepest, "step")} deep${winner ? "; the bold stroke is the winning line" : ""}`;
   }
   // The text of a step on its band, where there is room for it.
   function stepLabels(node, into, x, unit) {
-    const thick = node.flow.length * unit;
-    if (!node.count || thick < (node.won ? 34 : 15)) return [];
-    const y = 8 + node.mid * unit + 4 - (node.won ? thick / 4 : 0); // beside the stroke of the winning line
+    // The winning line's stroke parts its band in two: the text goes where there is more room.
+    const cut = node.won ? node.flow.findIndex((line) => line.won) + 0.5 : 0, above = cut > node.flow.length / 2;
+    const [from, to] = above ? [0, cut] : [cut, node.flow.length];
+    if (!node.count || (to - from) * unit < (node.won ? 17 : 15)) return [];
+    const y = 8 + (node.y + (from + to) / 2) * unit + 4;
     return node.steps.flatMap((entry, index) => {
       const left = Math.max(x(node.start + index), into) + 7, room = Math.floor((x(node.start + index + 1) - left - 4) / 7.3);
       if (room < 9) return [];
@@ -237,7 +247,7 @@
     if (count > 1 || others.length) text.append(svg("tspan", { class: "count", dx: 5 }, `×${node.lines.length}`));
     return text;
   }
-  function winningPath(x, step, unit) {
+  function winningPath(x, step, unit, labelled) {
     const line = winner.lines.find((one) => one.won), path = [];
     for (let node = winner; node; node = node.parent === null ? null : nodes[node.parent]) path.unshift(node);
     let d = "", end = 0, y = 0;
@@ -252,7 +262,7 @@
     const dot = svg("circle", { cx: end, cy: y, r: 4.5 });
     dot.style.fill = "var(--ink)";
     const parts = [svg("path", { d, class: "halo" }), svg("path", { d, class: "won" }), dot];
-    if (winner.lines.length * unit < 10.5) {
+    if (!labelled) {
       const text = svg("text", { x: end + 12, y: y + 4, class: "win" }, shorten(named(line.answer), 11) + " ★");
       text.style.cssText = "paint-order:stroke;stroke:var(--card);stroke-width:4px";
       parts.push(text);
@@ -433,7 +443,7 @@
     const told = [group.length > 1 ? `${group.length} equal lines` : null, fate, line.finish === "length" ? "ran to its full length" : null,
       `log p ${span(group, "log_prob")}`, `${span(group, "tokens")} tokens`];
     if (group.some((one) => one.weight !== null && one.weight !== 1)) told.push(`weight ${span(group, "weight")}`);
-    if (line.value !== null) told.push(`value ${figure(line.value)}`);
+    if (line.value !== null && line.value !== "ruled out") told.push(`value ${figure(line.value)}`);
     if (line.visits !== null) told.push(many(line.visits, "visit"));
     for (const text of told.filter(Boolean)) made.append(el("span", "", text));
     made.title = "log p: the model's log-probability of the whole line, in nats";
