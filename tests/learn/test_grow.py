@@ -9,8 +9,9 @@ import torch
 from learn_runs import tiny
 from outthink.core.errors import UserError
 from outthink.kernels.reference.dense import dense_attend
-from outthink.learn.grow import grow_into
+from outthink.learn.grow import adopt_embeddings, grow_into
 from outthink.learn.sizes import SIZES, get_size, model_config
+from outthink.learn.tokenizer import build_tokenizer
 from outthink.learn.train import Run, train
 from outthink.models.transformer import Transformer
 
@@ -75,6 +76,18 @@ def test_every_size_grows_into_the_next_or_says_that_it_cannot() -> None:
         grow_into(net, weights, SIZES[small], SIZES[large], 0)
     with pytest.raises(UserError, match="cannot grow"):
         grow_into(nets["S"], {}, SIZES["M"], SIZES["S"], 0)
+
+
+def test_tokens_keep_their_embeddings_under_another_tokenizer() -> None:
+    theirs, ours = build_tokenizer(["compute it"] * 9), build_tokenizer(["is the answer it"] * 9)
+    old = torch.randn(theirs.get_vocab_size(), 8)
+    fresh = torch.randn(ours.get_vocab_size(), 8)
+    adopted = adopt_embeddings(old, fresh, theirs, ours)
+    ids = {token: (ours.token_to_id(token), theirs.token_to_id(token)) for token in ("7", "Ġit", "Ġanswer", "<|end|>")}
+    assert ids["Ġit"][0] != ids["Ġit"][1] and ids["Ġanswer"][1] is None
+    for token in ("7", "Ġit", "<|end|>"):
+        assert torch.equal(adopted[ids[token][0]], old[ids[token][1]])
+    assert torch.equal(adopted[ids["Ġanswer"][0]], fresh[ids["Ġanswer"][0]])
 
 
 def test_a_run_begins_with_the_model_it_is_given(tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ class TrainConfig:
     which the learning rate schedule is fitted: warm-up, a constant ``learning_rate``, then to 0 linearly over the last
     ``decay_fraction``. ``widths`` are the row lengths that documents are packed into, ``micro_tokens`` the tokens of
     one forward and backward pass. ``init_from`` is a model directory to begin with instead of random weights: of this
-    size, or of a smaller one, which is grown; its tokenizer is used. ``precision`` is "bf16" (autocast), "f32" or
-    "auto"; ``compile`` None means where it helps, ``processes`` None one for each core.
+    size, or of a smaller one, which is grown; its tokenizer is used unless ``tokenizer`` names another. ``precision``
+    is "bf16" (autocast), "f32" or "auto"; ``compile`` None means where it helps, ``processes`` None one for each core.
     """
 
     size: str

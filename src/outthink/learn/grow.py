@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import tokenizers
 import torch
 from torch import Tensor
 
@@ -36,6 +37,21 @@ def grow_into(model: Transformer, weights: Mapping[str, Tensor], small: Size, la
             parameter.copy_(wide)
         elif name.endswith(("o_proj.weight", "down_proj.weight")):
             parameter.zero_()
+
+
+def adopt_embeddings(
+    embeddings: Tensor, fresh: Tensor, theirs: tokenizers.Tokenizer, ours: tokenizers.Tokenizer
+) -> Tensor:
+    """Embeddings for the tokens of ``ours``: those that ``theirs`` has too keep theirs, the others a row of ``fresh``.
+
+    ``embeddings`` is [vocabulary of theirs, H], ``fresh`` and the result [vocabulary of ours, H].
+    """
+    result = fresh.clone()
+    known = theirs.get_vocab()
+    for token, row in ours.get_vocab().items():
+        if token in known:
+            result[row] = embeddings[known[token]]
+    return result
 
 
 def _factor(small: Size, large: Size) -> int:

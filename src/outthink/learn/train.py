@@ -23,7 +23,7 @@ from outthink.learn.config import TrainConfig
 from outthink.learn.data import DataConfig, StepData, problems
 from outthink.learn.export import export_run
 from outthink.learn.feed import StepFeed
-from outthink.learn.grow import grow_into
+from outthink.learn.grow import adopt_embeddings, grow_into
 from outthink.learn.loss import LossConfig
 from outthink.learn.optimizer import (
     learning_rate,
@@ -34,7 +34,7 @@ from outthink.learn.optimizer import (
 )
 from outthink.learn.parallel import Gradients
 from outthink.learn.report import Reporter, write_curve
-from outthink.learn.sizes import get_size, model_config, size_of
+from outthink.learn.sizes import Size, get_size, model_config, size_of
 from outthink.learn.tokenizer import build_tokenizer
 from outthink.models.fields import read_json
 from outthink.models.transformer import Transformer
@@ -84,8 +84,7 @@ class Run:
         self.model = Transformer(model_config(size, self.tokenizer.get_vocab_size(), config.context))
         self.model.init_weights(config.seed)
         if config.init_from is not None:
-            weights = load_file(config.init_from / "model.safetensors")
-            grow_into(self.model, weights, size_of(config.init_from), size, config.seed)
+            self._begin_with(config.init_from, size)
         self.model.to(self.device)
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.optimizers = make_optimizers(self.model, config)
@@ -96,6 +95,14 @@ class Run:
         self._recent: list[float] = []
         self._saved_at = self._resumed_at = time.monotonic()
         self._seconds_before = self.progress.seconds
+
+    def _begin_with(self, source: Path, size: Size) -> None:
+        weights, small = load_file(source / "model.safetensors"), size_of(source)
+        theirs = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
+        name = "model.embed_tokens.weight"
+        fresh = self.model.get_parameter(name).detach()[:, : small.hidden_size]
+        weights[name] = adopt_embeddings(weights[name].float(), fresh, theirs, self.tokenizer)
+        grow_into(self.model, weights, small, size, self.config.seed)
 
     @property
     def data_config(self) -> DataConfig:
@@ -194,7 +201,7 @@ def _open(config: TrainConfig) -> tokenizers.Tokenizer:
             raise CheckpointError(f"{file}: not a tokenizer: {error}. Put back the run's own.") from error
     if config.out.is_dir() and any(config.out.iterdir()):
         raise UserError(f"{config.out} is not empty and holds no training run (no run.json); name another directory.")
-    given = config.init_from / "tokenizer.json" if config.init_from is not None else config.tokenizer
+    given = config.tokenizer or (config.init_from / "tokenizer.json" if config.init_from is not None else None)
     if given is not None:
         if not given.is_file():
             raise UserError(f"There is no tokenizer file {given}.")
