@@ -272,7 +272,7 @@ def test_samples_are_distinct() -> None:
     }
     assert draw_problems("countdown", 0.4, "validation", 30, 4) != drawn
     with pytest.raises(TaskError, match="fewer than 500 distinct"):
-        draw_problems("arithmetic", 0.0, "test", 500, 1)
+        draw_problems("deduction", 0.0, "validation", 500, 1)
 
 
 def test_functional_suites_tell_the_same_problems_otherwise() -> None:
