@@ -18,7 +18,8 @@ _UNITS = {
     "seconds": ("seconds", "second", "sec", "s"),
     "flops": ("flops", "flop"),
 }
-_NUMBER = re.compile(r"^([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([kmgtp]?)\s*([a-z]*)$")
+_NAMES = "|".join(name for names in _UNITS.values() for name in names)  # so that "tokens" is no trillion "okens"
+_NUMBER = re.compile(rf"^([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([kmgtp]?)\s*({_NAMES})$")
 
 
 @dataclass(frozen=True)
