@@ -116,12 +116,11 @@ def test_generate_streams_and_ctrl_c_keeps_what_was_written(endless):
     assert "[budget]" in session.seen
 
 
-def test_a_closed_pipe_is_no_error(endless):
-    command = [sys.executable, "-m", "outthink.cli", "generate", "17", "-m", str(endless)]
+def test_a_closed_pipe_is_no_error():
+    command = [sys.executable, "-m", "outthink.cli", "methods", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        os.read(process.stdout.fileno(), 64)
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(PATIENCE_S) == 1

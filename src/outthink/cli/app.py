@@ -26,7 +26,7 @@ class Application(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The commands in the order in which a newcomer meets them."""
-        return sorted(super().list_commands(ctx), key=COMMANDS.index)
+        return sorted(super().list_commands(ctx), key=lambda name: (*COMMANDS, name).index(name))
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run a command line; exits with its code, or returns it where ``standalone_mode`` is off."""
