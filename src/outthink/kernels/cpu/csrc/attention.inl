@@ -25,7 +25,7 @@ inline Span positions_in(const AttendTask& task, int row, int block) {
 }
 
 inline const uint32_t* page_of(const AttendTask& task, int row, int page) {
-    return task.kv + task.page_table(row)[page] * task.page_stride + task.kv_head * task.head_stride;
+    return task.kv + task.page_table(row)[page] * task.page_stride;
 }
 
 template <Format F, int Queries, int Pages>
@@ -99,53 +99,73 @@ inline void value_queries(const uint32_t* const* weights, int count, const uint3
     }
 }
 
-// The queries of a tile, and where their scores, weights and sums are.
-struct TileQueries {
+// The queries of a task, and where their scores, weights and sums are.
+struct TaskQueries {
     const uint32_t* query[kMaxQueries];
     float* scores[kMaxQueries];
     const uint32_t* weights[kMaxQueries];
     float* values[kMaxQueries];
-    Span rows[kMaxQueries];  // by row: positions in this block
 };
 
+// Scores of `count` queries for each head, from query `first` of the first head on. Heads go inside of pages: reading
+// a page from end to end is what memory does best.
 template <Format F>
-inline void score_pages(const AttendTask& task, TileQueries& tile, int first, int count, int row, int block, Span span) {
-    const int words = words_of(F, task.padded_dim);
+inline void score_pages(const AttendTask& task, const TaskQueries& queries, int first, int count, int row, int block,
+                        Span span) {
+    const int words = words_of(F, task.padded_dim), queries_of_head = task.num_rows * task.queries_per_head;
     float* out[kMaxQueries];
     for (int p = span.begin; p < span.end;) {
         const int pages = p + kTileVectors <= span.end ? kTileVectors : 1;
         const uint32_t* keys[kTileVectors];
-        for (int i = 0; i < pages; ++i) keys[i] = page_of(task, row, block * kBlockPages + p + i);
-        for (int q = 0; q < count; ++q) out[q] = tile.scores[first + q] + p * kPageSize;
-        if (pages == kTileVectors) {
-            score_queries<F, kTileVectors>(tile.query + first, count, keys, words, out);
-        } else {
-            score_queries<F, 1>(tile.query + first, count, keys, words, out);
+        for (int i = 0; i < pages; ++i) {
+            keys[i] = page_of(task, row, block * kBlockPages + p + i) + task.first_head * words * kPageSize;
+        }
+        for (int head = 0; head < task.num_heads; ++head) {
+            const int query = head * queries_of_head + first;
+            for (int q = 0; q < count; ++q) out[q] = queries.scores[query + q] + p * kPageSize;
+            if (pages == kTileVectors) {
+                score_queries<F, kTileVectors>(queries.query + query, count, keys, words, out);
+            } else {
+                score_queries<F, 1>(queries.query + query, count, keys, words, out);
+            }
+            for (int i = 0; i < pages; ++i) keys[i] += words * kPageSize;
         }
         p += pages;
     }
 }
 
+// The same for the values.
 template <Format F>
-inline void add_values(const AttendTask& task, TileQueries& tile, int first, int count, int row, int block, Span span) {
-    if (span.begin >= span.end) return;
-    const int dim = task.padded_dim, key_words = words_of(F, dim) * kPageSize;
+inline void add_values(const AttendTask& task, const TaskQueries& queries, int first, int count, int row, int block,
+                       Span span) {
+    const int dim = task.padded_dim, words = words_of(F, dim) * kPageSize;
+    const int queries_of_head = task.num_rows * task.queries_per_head;
+    const ptrdiff_t values_at = task.page_stride / 2 + task.first_head * words;
     const uint32_t* pages[kBlockPages];
-    for (int p = span.begin; p < span.end; ++p) pages[p] = page_of(task, row, block * kBlockPages + p) + key_words;
-    const uint32_t* const* weights = tile.weights + first;
-    float* const* values = tile.values + first;
-    int column = 0;
-    for (; column + kTileVectors * kLanes <= dim; column += kTileVectors * kLanes) {
-        value_queries<F, kTileVectors>(weights, count, pages, span, dim, column, values);
+    for (int p = span.begin; p < span.end; p += kTileVectors) {
+        const Span some = {p, p + kTileVectors < span.end ? p + kTileVectors : span.end};
+        for (int i = some.begin; i < some.end; ++i) pages[i] = page_of(task, row, block * kBlockPages + i) + values_at;
+        for (int head = 0; head < task.num_heads; ++head) {
+            const uint32_t* const* weights = queries.weights + head * queries_of_head + first;
+            float* const* values = queries.values + head * queries_of_head + first;
+            int column = 0;
+            for (; column + kTileVectors * kLanes <= dim; column += kTileVectors * kLanes) {
+                value_queries<F, kTileVectors>(weights, count, pages, some, dim, column, values);
+            }
+            for (; column < dim; column += kLanes) {
+                value_queries<F, 1>(weights, count, pages, some, dim, column, values);
+            }
+            for (int i = some.begin; i < some.end; ++i) pages[i] += words;
+        }
     }
-    for (; column < dim; column += kLanes) value_queries<F, 1>(weights, count, pages, span, dim, column, values);
 }
 
 // exp(score - maximum) as weights of the second product; returns the maximum and the sum of the rounded weights.
 // Pages of `all` outside the query's own get weight 0.
 template <Format F>
 inline void weigh(const float* scores, uint32_t* weights, Span own, Span all, float* state) {
-    const Span pages = {own.begin / kPageSize, (own.end + kPageSize - 1) / kPageSize};
+    Span pages = {own.begin / kPageSize, (own.end + kPageSize - 1) / kPageSize};
+    if (own.begin >= own.end) pages = {0, 0};
     const auto inside = [&](int page, Vec x, float other) {
         const int begin = own.begin - page * kPageSize, end = own.end - page * kPageSize;
         if (begin <= 0 && end >= kPageSize) return x;
@@ -167,60 +187,60 @@ inline void weigh(const float* scores, uint32_t* weights, Span own, Span all, fl
         if constexpr (F == Format::bf16) weight = load_bf16(reinterpret_cast<uint16_t*>(weights) + p * kPageSize);
         total = add(total, weight);
     }
+    // A query without positions here keeps the state of zeros, by which `fold` knows it.
+    if (pages.begin == pages.end) return;
     state[0] = maximum;
     state[1] = sum(total);
 }
 
 template <Format F>
 inline void attend(const AttendTask& task, int block, float* states) {
-    const int group = task.queries_per_head, stride = kStateHeader + task.padded_dim;
-    const int words = words_of(F, task.padded_dim);
-    TileQueries tile;
+    const int group = task.queries_per_head, stride = kStateHeader + task.padded_dim, rows = task.num_rows;
+    const int words = words_of(F, task.padded_dim), weight_words = words_of(F, kBlockPositions);
+    TaskQueries queries;
+    Span own[kMaxQueries], pages[kMaxQueries];  // by row: positions in this block, and the pages they are in
     Span all = {kBlockPages, 0};
-    for (int r = 0; r < task.num_rows; ++r) {
-        const int row = task.rows[r];
-        const Span own = positions_in(task, row, block);
-        tile.rows[r] = own;
-        if (own.begin < own.end) {
-            const int begin = own.begin / kPageSize, end = (own.end + kPageSize - 1) / kPageSize;
-            all = {begin < all.begin ? begin : all.begin, end > all.end ? end : all.end};
-        }
-        for (int g = 0; g < group; ++g) {
-            const int q = r * group + g;
-            tile.query[q] = task.queries + row * task.query_stride + (task.kv_head * group + g) * words;
-            tile.scores[q] = task.scores + q * kBlockPositions;
-            tile.weights[q] = task.weights + q * words_of(F, kBlockPositions);
-            tile.values[q] = states + q * stride + kStateHeader;
-            for (int i = 0; i < stride; ++i) states[q * stride + i] = 0.0f;
-        }
+    for (int r = 0; r < rows; ++r) {
+        own[r] = positions_in(task, task.rows[r], block);
+        pages[r] = {own[r].begin / kPageSize, (own[r].end + kPageSize - 1) / kPageSize};
+        if (own[r].begin >= own[r].end) pages[r] = {0, 0};
+        if (pages[r].begin == pages[r].end) continue;
+        all = {pages[r].begin < all.begin ? pages[r].begin : all.begin,
+               pages[r].end > all.end ? pages[r].end : all.end};
+    }
+    for (int q = 0; q < task.num_queries(); ++q) {
+        for (int i = 0; i < stride; i += kLanes) store(states + q * stride + i, zero());
     }
     if (all.begin >= all.end) return;
-    int shared = task.common_pages - block * kBlockPages;
-    shared = task.num_rows == 1 || shared > all.end ? all.end : shared < all.begin ? all.begin : shared;
-    const Span common = {all.begin, shared};
-    // A row's own pages, after the common ones.
-    const auto tail = [&](int r) {
-        const Span own = tile.rows[r];
-        const int begin = own.begin / kPageSize, end = (own.end + kPageSize - 1) / kPageSize;
-        return Span{begin > shared ? begin : shared, own.begin < own.end ? end : 0};
-    };
-    const int count = task.num_rows * group;
-    score_pages<F>(task, tile, 0, count, task.rows[0], block, common);
-    for (int r = 0; r < task.num_rows; ++r) {
-        const Span own = tile.rows[r];
-        score_pages<F>(task, tile, r * group, group, task.rows[r], block, tail(r));
-        for (int q = r * group; q < (r + 1) * group; ++q) {
-            uint32_t* weights = task.weights + q * words_of(F, kBlockPositions);
-            if (own.begin < own.end) {
-                weigh<F>(tile.scores[q], weights, own, all, states + q * stride);
-            } else {
-                for (int i = 0; i < words_of(F, kBlockPositions); ++i) weights[i] = 0;
+    int q = 0;
+    for (int head = task.first_head; head < task.first_head + task.num_heads; ++head) {
+        for (int r = 0; r < rows; ++r) {
+            const uint32_t* query = task.queries + task.rows[r] * task.query_stride + head * group * words;
+            for (int g = 0; g < group; ++g, ++q, query += words) {
+                queries.query[q] = query;
+                queries.scores[q] = task.scores + q * kBlockPositions;
+                queries.weights[q] = task.weights + q * weight_words;
+                queries.values[q] = states + q * stride + kStateHeader;
             }
         }
     }
-    add_values<F>(task, tile, 0, count, task.rows[0], block, common);
-    for (int r = 0; r < task.num_rows; ++r) {
-        add_values<F>(task, tile, r * group, group, task.rows[r], block, tail(r));
+    int shared = task.common_pages - block * kBlockPages;
+    shared = rows == 1 || shared > all.end ? all.end : shared < all.begin ? all.begin : shared;
+    const Span common = {all.begin, shared};
+    // A row's own pages come after the common ones.
+    const auto tail = [&](int r) { return Span{pages[r].begin > shared ? pages[r].begin : shared, pages[r].end}; };
+    score_pages<F>(task, queries, 0, rows * group, task.rows[0], block, common);
+    for (int r = 0; r < rows; ++r) {
+        score_pages<F>(task, queries, r * group, group, task.rows[r], block, tail(r));
+        for (int head = 0; head < task.num_heads; ++head) {
+            for (int i = (head * rows + r) * group; i < (head * rows + r + 1) * group; ++i) {
+                weigh<F>(queries.scores[i], task.weights + i * weight_words, own[r], all, states + i * stride);
+            }
+        }
+    }
+    add_values<F>(task, queries, 0, rows * group, task.rows[0], block, common);
+    for (int r = 0; r < rows; ++r) {
+        add_values<F>(task, queries, r * group, group, task.rows[r], block, tail(r));
     }
 }
 
@@ -235,8 +255,8 @@ void attend_block(const AttendTask& task, int block, float* states) {
 // Joins the next block to the earlier ones (Milakov & Gimelshein 2018, arXiv:1805.02867). A block without positions of
 // a query leaves that query's state as it is, bit for bit.
 void fold(const AttendTask& task, float* states, const float* more) {
-    const int stride = kStateHeader + task.padded_dim, count = task.num_rows * task.queries_per_head;
-    for (int q = 0; q < count; ++q, states += stride, more += stride) {
+    const int stride = kStateHeader + task.padded_dim;
+    for (int q = 0; q < task.num_queries(); ++q, states += stride, more += stride) {
         if (more[1] == 0.0f) continue;
         if (states[1] == 0.0f) {
             for (int i = 0; i < stride; i += kLanes) store(states + i, load(more + i));
@@ -258,12 +278,15 @@ void fold(const AttendTask& task, float* states, const float* more) {
 void finish(const AttendTask& task, const float* states) {
     const int stride = kStateHeader + task.padded_dim, group = task.queries_per_head;
     const int words = words_of(task.out_format, task.padded_dim);
-    for (int r = 0; r < task.num_rows; ++r) {
-        for (int g = 0; g < group; ++g, states += stride) {
-            const Vec inverse = splat(1.0f / states[1]);
-            uint32_t* out = task.out + task.rows[r] * task.out_stride + (task.kv_head * group + g) * words;
-            for (int i = 0; i < task.padded_dim; i += kLanes) {
-                store_activation(task.out_format, out, i / kLanes, mul(load(states + kStateHeader + i), inverse));
+    for (int head = task.first_head; head < task.first_head + task.num_heads; ++head) {
+        for (int r = 0; r < task.num_rows; ++r) {
+            uint32_t* out = task.out + task.rows[r] * task.out_stride + head * group * words;
+            for (int g = 0; g < group; ++g, states += stride, out += words) {
+                const Vec inverse = splat(1.0f / states[1]);
+                for (int i = 0; i < task.padded_dim; i += kLanes) {
+                    const Vec value = mul(load(states + kStateHeader + i), inverse);
+                    store_activation(task.out_format, out, i / kLanes, value);
+                }
             }
         }
     }

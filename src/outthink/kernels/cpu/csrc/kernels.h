@@ -100,18 +100,19 @@ struct RotateTask {
     const float *cos, *sin;           // [padded_dim]: cos doubled; sin doubled, with alternating sign
     float scale;                      // of the queries
     uint32_t* queries;                // [num_heads, words]
-    uint32_t* page;                   // the row's page in this layer
+    uint32_t* page;                   // the row's page in this layer: keys of all heads, then values of all heads
     int slot;
 };
 
-// Attention of a tile of rows, which have their first `common_pages` pages in common, over one KV block.
+// Attention of a tile of rows, which have their first `common_pages` pages in common, in some heads over one KV block.
+// Query number q of the task is ((kv head * num_rows) + row) * queries_per_head + query head, all counted in the task.
 struct AttendTask {
     Format format;
     int queries_per_head;  // query heads of a kv head
     int padded_dim;
-    const uint32_t* kv;  // this layer's pages; a page is [num_kv_heads][2][page words]
-    ptrdiff_t page_stride, head_stride;
-    int kv_head;
+    const uint32_t* kv;  // this layer's pages; a page is [keys, values][all kv heads][page words]
+    ptrdiff_t page_stride;
+    int first_head, num_heads;  // kv heads of the task, at most kMaxQueries / (rows * queries_per_head)
     int window;  // 0: none
     const uint32_t* queries;  // [rows, query_stride] words
     ptrdiff_t query_stride;
@@ -128,6 +129,7 @@ struct AttendTask {
     float* scores;        // scratch [queries, kBlockPositions]
     uint32_t* weights;    // scratch [queries, words of kBlockPositions]
 
+    int num_queries() const { return num_heads * num_rows * queries_per_head; }
     const int32_t* page_table(int row) const {
         return page_tables + static_cast<ptrdiff_t>(sequences[row]) * table_width;
     }
@@ -135,7 +137,7 @@ struct AttendTask {
 
 // What one KV block contributes to a query: [maximum, sum, 14 unused, values padded_dim] floats.
 inline constexpr int kStateHeader = kLanes;
-inline constexpr int kMaxQueries = 64;  // of a tile and one kv head
+inline constexpr int kMaxQueries = 64;  // of a task
 
 struct Kernels {
     const char* name;

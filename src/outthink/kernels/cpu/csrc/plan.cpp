@@ -9,9 +9,12 @@ namespace outthink {
 void Model::plan(const Batch& batch) {
     order_rows(batch);
     const int heads = shape_.num_kv_heads, threads = pool_.size();
-    // Several tiles a thread, so that a thread that is held up can be helped.
-    const int wanted = (batch.num_rows * heads + 4 * threads - 1) / (4 * threads);
-    const int most = std::clamp(wanted, 1, kMaxQueries / group_);
+    // Several items a thread, so that one that is held up can be helped; but no smaller than they need be, all heads
+    // of a row together if possible.
+    const int64_t queries = int64_t{batch.num_rows} * shape_.num_heads;
+    const int wanted = static_cast<int>(std::clamp<int64_t>(queries / (threads == 1 ? 1 : 4 * threads), group_, kMaxQueries));
+    heads_together_ = std::clamp(wanted / group_, 1, heads);
+    const int most = std::max(1, wanted / (group_ * heads_together_));
     tiles_.clear();
     positions_read_ = 0;
     int longest = 1;
@@ -27,23 +30,24 @@ void Model::plan(const Batch& batch) {
         tiles_.push_back(tile);
     }
     const int tiles = static_cast<int>(tiles_.size());
-    split_blocks_ = longest > 1 && threads > 1 && tiles * heads < 4 * threads;
+    split_blocks_ = longest > 1 && threads > 1 && tiles * head_parts() < 4 * threads;
     if (split_blocks_) reserve_blocks(tiles);
 }
 
 void Model::reserve_blocks(int tiles) {
-    const size_t pairs = static_cast<size_t>(tiles * shape_.num_kv_heads);
-    if (num_pending_ < pairs) {
-        pending_ = std::make_unique<std::atomic<int>[]>(pairs);
-        num_pending_ = pairs;
+    const int parts = head_parts();
+    const size_t items = static_cast<size_t>(tiles * parts);
+    if (num_pending_ < items) {
+        pending_ = std::make_unique<std::atomic<int>[]>(items);
+        num_pending_ = items;
     }
     ptrdiff_t size = 0;
     for (int i = 0; i < tiles; ++i) {
         Tile& tile = tiles_[static_cast<size_t>(i)];
         tile.first_state = size;
-        size += ptrdiff_t{tile.count} * group_ * (kStateHeader + head_stride_) * tile.blocks * shape_.num_kv_heads;
-        for (int head = 0; head < shape_.num_kv_heads; ++head) {
-            pending_[static_cast<size_t>(i * shape_.num_kv_heads + head)].store(tile.blocks, std::memory_order_relaxed);
+        size += ptrdiff_t{tile.count} * shape_.num_heads * (kStateHeader + head_stride_) * tile.blocks;
+        for (int part = 0; part < parts; ++part) {
+            pending_[static_cast<size_t>(i * parts + part)].store(tile.blocks, std::memory_order_relaxed);
         }
     }
     if (partial_.size() < static_cast<size_t>(size)) partial_ = Memory<float>(static_cast<size_t>(size) * 2);

@@ -143,13 +143,14 @@ void rotate(const RotateTask& task) {
     }
     uint32_t key[kMaxHeadDim];
     const float* v = x + task.num_kv_heads * dim;
-    uint32_t* page = task.page;
+    uint32_t* keys = task.page;
+    uint32_t* values = keys + task.num_kv_heads * words * kPageSize;
     for (int h = 0; h < task.num_kv_heads; ++h, x += dim, v += dim) {
         rotate_head(task, x, task.k_gain, 1.0f, key);
-        for (int w = 0; w < words; ++w) page[w * kPageSize + task.slot] = key[w];
-        page += words * kPageSize;
-        store_value(task, v, page);
-        page += words * kPageSize;
+        for (int w = 0; w < words; ++w) keys[w * kPageSize + task.slot] = key[w];
+        store_value(task, v, values);
+        keys += words * kPageSize;
+        values += words * kPageSize;
     }
 }
 

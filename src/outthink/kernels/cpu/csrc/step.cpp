@@ -30,8 +30,7 @@ Model::Model(const Shape& shape, const Kernels& kernels, int threads)
       query_words_(words_of(shape.kv(), shape.num_heads * head_stride_)),
       attended_words_(activation_words(shape.intermediate(), attended_inputs_)),
       mlp_words_(activation_words(shape.intermediate(), mlp_stride_)),
-      head_words_(ptrdiff_t{2} * words_of(shape.kv(), head_stride_) * kPageSize),
-      page_words_(head_words_ * shape.num_kv_heads),
+      page_words_(ptrdiff_t{2} * words_of(shape.kv(), head_stride_) * kPageSize * shape.num_kv_heads),
       layer_words_(page_words_ * shape.num_pages),
       kv_(shape.windows.size() * static_cast<size_t>(layer_words_)),
       scratch_(static_cast<size_t>(threads)) {
@@ -224,7 +223,6 @@ void Model::attention(int index) {
     shared.padded_dim = head_stride_;
     shared.kv = kv_.data() + index * layer_words_;
     shared.page_stride = page_words_;
-    shared.head_stride = head_words_;
     shared.window = shape_.windows[static_cast<size_t>(index)];
     shared.queries = queries_.data();
     shared.query_stride = query_words_;
@@ -235,26 +233,27 @@ void Model::attention(int index) {
     shared.sequences = sequences_.data();
     shared.page_tables = batch_.page_tables;
     shared.table_width = batch_.table_width;
-    const int heads = shape_.num_kv_heads, pairs = static_cast<int>(tiles_.size()) * heads;
+    const int parts = head_parts(), items = static_cast<int>(tiles_.size()) * parts;
     int pieces = 1;
     if (split_blocks_) {
         for (const Tile& tile : tiles_) pieces = std::max(pieces, tile.blocks);
     }
     const bool alone = positions_read_ * shape_.num_heads * head_stride_ * 2 < kWorthSharing;
-    pool_.each(pairs * pieces, alone, [&](int item, int thread) {
-        const int pair = item / pieces;
-        const Tile& tile = tiles_[static_cast<size_t>(pair / heads)];
+    pool_.each(items * pieces, alone, [&](int item, int thread) {
+        const int part = item / pieces;
+        const Tile& tile = tiles_[static_cast<size_t>(part / parts)];
         AttendTask task = shared;
         task.rows = order_.data() + tile.begin;
         task.num_rows = tile.count;
         task.common_pages = tile.common_pages;
-        task.kv_head = pair % heads;
+        task.first_head = part % parts * heads_together_;
+        task.num_heads = std::min(heads_together_, shape_.num_kv_heads - task.first_head);
         task.scores = scratch_[static_cast<size_t>(thread)].scores.data();
         task.weights = scratch_[static_cast<size_t>(thread)].weights.data();
         if (!split_blocks_) {
             attend_tile(task, tile, thread);
         } else if (item % pieces < tile.blocks) {
-            attend_piece(task, tile, pair, item % pieces);
+            attend_piece(task, tile, part, item % pieces);
         }
     });
 }
@@ -270,12 +269,13 @@ void Model::attend_tile(const AttendTask& task, const Tile& tile, int thread) {
     kernels_.finish(task, states);
 }
 
-// One block of a tile; whoever does the last one joins them all, in the order of blocks.
-void Model::attend_piece(const AttendTask& task, const Tile& tile, int pair, int block) {
-    const ptrdiff_t size = ptrdiff_t{tile.count} * group_ * (kStateHeader + head_stride_);
-    float* states = partial_.data() + tile.first_state + task.kv_head * tile.blocks * size;
+// One block of some heads of a tile; whoever does the last one joins them all, in the order of blocks.
+void Model::attend_piece(const AttendTask& task, const Tile& tile, int part, int block) {
+    const ptrdiff_t size = ptrdiff_t{task.num_queries()} * (kStateHeader + head_stride_);
+    const ptrdiff_t before = ptrdiff_t{task.first_head} * tile.count * group_ * (kStateHeader + head_stride_);
+    float* states = partial_.data() + tile.first_state + before * tile.blocks;
     kernels_.attend_block(task, block, states + block * size);
-    auto& pending = pending_[static_cast<size_t>(pair)];
+    auto& pending = pending_[static_cast<size_t>(part)];
     if (pending.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
     pending.store(tile.blocks, std::memory_order_relaxed);
     for (int i = 1; i < tile.blocks; ++i) kernels_.fold(task, states, states + i * size);

@@ -85,6 +85,7 @@ class Model {
 
     void lay_out_weights();
     void plan(const Batch& batch);
+    int head_parts() const { return (shape_.num_kv_heads + heads_together_ - 1) / heads_together_; }
     void order_rows(const Batch& batch);
     void reserve(int rows);
     void reserve_blocks(int tiles);
@@ -93,7 +94,7 @@ class Model {
     void rotate(int index);
     void attention(int index);
     void attend_tile(const AttendTask& task, const Tile& tile, int thread);
-    void attend_piece(const AttendTask& task, const Tile& tile, int pair, int block);
+    void attend_piece(const AttendTask& task, const Tile& tile, int part, int block);
     // Quantizes the input first where the weights are quantized, and adds the product to the residual stream.
     void multiply_intermediate(const Weights& weights, const uint32_t* input);
     void multiply(const Weights& weights, const uint32_t* input, int rows, Epilogue epilogue, void* result, int stride,
@@ -109,7 +110,7 @@ class Model {
     int hidden_stride_, head_stride_, mlp_stride_, qkv_stride_;
     int hidden_inputs_, attended_inputs_;  // padded widths of products' inputs
     int query_words_, attended_words_, mlp_words_;  // of a row
-    ptrdiff_t head_words_, page_words_, layer_words_;
+    ptrdiff_t page_words_, layer_words_;
     Memory<uint32_t> weights_;  // in the order of use
     Memory<uint32_t> kv_;
 
@@ -119,9 +120,10 @@ class Model {
     std::vector<int32_t> sequences_, order_, sorted_, shared_;
     std::vector<Tile> tiles_;
     bool split_blocks_ = false;
+    int heads_together_ = 1;  // kv heads of an item of attention
     int64_t positions_read_ = 0;  // by all rows' attention together
     int64_t products_ = 0;        // multiplications for one row, all weights
-    std::unique_ptr<std::atomic<int>[]> pending_;  // blocks to do, by tile and kv head
+    std::unique_ptr<std::atomic<int>[]> pending_;  // blocks to do, by tile and part of its heads
     size_t num_pending_ = 0;
     // Activations by row; grown as needed.
     int capacity_ = 0;
