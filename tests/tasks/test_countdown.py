@@ -63,10 +63,21 @@ def test_the_oracle_accepts_exactly_the_ways_to_the_target() -> None:
 def test_equal_numbers_are_told_apart() -> None:
     for prompt in ("reach 9 from 3 3 3", "reach 4 from 2 2 8", "reach 6 from 2 4 2"):
         problem = countdown.read(prompt)
-        assert problem is not None
+        assert problem is not None and problem.solution in accepted_solutions(problem)
         check_oracle(
             lambda partial, problem=problem: countdown.extendable(problem, partial), accepted_solutions(problem)
         )
+
+
+def test_gold_keeps_equal_numbers_apart() -> None:
+    """A result that equals a given number is not mistaken for it: the lines after it belong to the answer."""
+    met = 0
+    for seed in range(400):
+        problem = countdown.build(seed, 0.5, numbers=5, largest=7, largest_target=60, spare=0)
+        left = [step.split(" left ")[1].split() for step in problem.steps]
+        met += any(len(set(numbers)) < len(numbers) for numbers in left)
+        assert countdown.extendable(problem, problem.solution), problem.solution
+    assert met > 100
 
 
 def test_an_oracle_that_forgets_the_target_is_caught() -> None:

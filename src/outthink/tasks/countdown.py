@@ -140,8 +140,8 @@ class Countdown:
         return None if tree is None else self._problem(numbers, tree, None, 0, 0.0)
 
     def _problem(self, numbers: Sequence[int], tree: Tree, prompt: str | None, seed: int, difficulty: float) -> Problem:
-        left, steps = list(numbers), list[str]()
-        target = _carry_out(tree, left, steps)
+        left, steps = [_Number(number) for number in numbers], list[str]()
+        target = _carry_out(tree, left, list(left), steps).value
         given = " ".join(map(str, numbers))
         return Problem(
             family=self.name,
@@ -233,16 +233,29 @@ def _draw_operator(rng: random.Random, first: int, second: int, times: float) ->
     return "-" if first > second and rng.random() < 0.5 else "+"
 
 
-def _carry_out(tree: Tree, left: list[int], steps: list[str]) -> int:
-    """The value of ``tree``; appends its steps, inner ones first, and keeps ``left``, the numbers left, up to date."""
+def _carry_out(tree: Tree, left: list[_Number], given: list[_Number], steps: list[str]) -> _Number:
+    """The result of ``tree``; appends its steps, inner ones first.
+
+    Takes the numbers it uses from ``given``, those not yet used, and keeps ``left``, those not yet joined, up to date.
+    """
     if isinstance(tree, int):
-        return tree
+        used = next(number for number in given if number.value == tree)
+        given.remove(used)
+        return used
     operator = tree[0]
-    first, second = _carry_out(tree[1], left, steps), _carry_out(tree[2], left, steps)
-    value = exact_value((operator, first, second))
+    first, second = _carry_out(tree[1], left, given, steps), _carry_out(tree[2], left, given, steps)
+    value = exact_value((operator, first.value, second.value))
     assert value is not None
     left.remove(first)
     left.remove(second)
-    left.append(value)
-    steps.append(f"{first} {operator} {second} = {value} left {' '.join(map(str, left))}")
-    return value
+    left.append(_Number(value))
+    listed = " ".join(str(number.value) for number in left)
+    steps.append(f"{first.value} {operator} {second.value} = {value} left {listed}")
+    return left[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class _Number:
+    """One of the numbers on the table; equal ones are told apart by identity."""
+
+    value: int
