@@ -11,6 +11,8 @@ STRATEGIES: Registry[Method] = Registry(
         "probability-vote": "outthink.reason.vote:probability_vote",
         "best-of-n": "outthink.reason.best_of_n:best_of_n",
         "sample-until-verified": "outthink.reason.sample_until_verified:sample_until_verified",
+        "particle-filter": "outthink.reason.particles.filters:particle_filter",
+        "entropic-particle-filter": "outthink.reason.particles.filters:entropic_particle_filter",
         "step-beam": "outthink.reason.search.step_beam:step_beam",
         "rebase": "outthink.reason.search.rebase:rebase",
         "dvts": "outthink.reason.search.dvts:dvts",

@@ -1,0 +1,52 @@
+"""Branches held open, so that none is left behind; and work done together, so that none of it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+from outthink.lm.protocol import Branch
+
+T = TypeVar("T")
+
+
+class Holding:
+    """The open branches of a piece of work. Leaving it closes them all, whatever happened."""
+
+    def __init__(self) -> None:
+        self._open: dict[Branch, None] = {}
+
+    def add(self, branches: Sequence[Branch]) -> Sequence[Branch]:
+        """Hold ``branches`` open; call it in the very turn in which they are returned."""
+        self._open |= dict.fromkeys(branches)
+        return branches
+
+    async def keep(self, branches: Iterable[Branch]) -> None:
+        """Close all others."""
+        wanted = set(branches)
+        for branch in [b for b in self._open if b not in wanted]:
+            await branch.close()
+            del self._open[branch]
+
+    async def __aenter__(self) -> Holding:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.keep(())
+
+
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results in the order of ``work``, which begins in that order. What one raises, this raises; by then the
+    others are cancelled and over.
+    """
+    tasks = [asyncio.ensure_future(part) for part in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,114 @@
+"""Independent populations side by side, as many as the budget can finish, and the posterior that they make together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from typing import Any
+
+from outthink.core.budget import Ledger
+from outthink.core.posterior import Posterior
+from outthink.core.question import Question
+from outthink.core.rng import mix
+from outthink.lm.protocol import Branch
+from outthink.posterior.evidence import pool
+from outthink.reason.particles.holding import Holding, together
+from outthink.reason.particles.sweep import Particle, Plan, Sweep, sweep
+from outthink.reason.particles.target import Target
+from outthink.reason.population import log_sum, weigh
+from outthink.reason.waves import SLACK
+
+RESAMPLING = 0x5EED  # sets the random numbers of resampling apart from those of the tokens
+SMALLEST = 4  # particles that an island has at least, where the budget does not even pay for two islands of them
+Island = Callable[[int, int, float], Coroutine[Any, Any, Sweep]]
+"""Given a number of its own, how many particles, and how many tokens they may take."""
+
+
+async def run_islands(num: int, islands: int, ledger: Ledger, island: Island) -> list[Sweep]:
+    """Sweeps with ``num`` particles in all, ``islands`` at a time; fewer particles once the ledger is exhausted.
+
+    Where something is limited the first island is a single line; what that costs, verifier included, says how many
+    more the rest of the budget can finish. Each particle may take an equal share of it, so that what it gets does not
+    depend on how the engine interleaves it with other work.
+    """
+    sweeps, launched, before = list[Sweep](), 0, ledger.bill.tokens
+    while launched < num and not ledger.exhausted:
+        width, purse = num - launched, ledger.tokens_left
+        if sweeps and ledger.limited:
+            drawn, longest = sum(s.drawn for s in sweeps), max(p.tokens for s in sweeps for p in s.particles)
+            if not longest:
+                break  # what is left does not even buy the prompt
+            purse *= min(1.0, drawn / max(1, ledger.bill.tokens - before))  # the rest goes to prompt and verifier
+            width = min(width, _affordable(ledger, launched, purse / longest))
+        elif ledger.limited:
+            width = 1
+        sizes = split(width, max(1, min(islands, width // SMALLEST)))
+        first = len(sweeps)
+        sweeps += await together(island(first + i, size, purse * size / width) for i, size in enumerate(sizes))
+        launched += width
+    return sweeps
+
+
+def _affordable(ledger: Ledger, launched: int, by_tokens: float) -> int:
+    spent = ledger.fraction_spent
+    by_share = (1 - spent) / (spent / launched) if spent else math.inf
+    return max(1, int(min(by_share / SLACK, by_tokens / SLACK, 1 << 30)))
+
+
+def split(total: int, parts: int) -> list[int]:
+    """``total`` in ``parts`` integers as equal as can be."""
+    return [total // parts + (i < total % parts) for i in range(parts)]
+
+
+def posterior(question: Question, sweeps: Sequence[Sweep], log_weights: Callable[[Particle], float]) -> Posterior:
+    """The law over answers of the whole lines of ``sweeps``, each particle weighing exp(``log_weights``).
+
+    Lines that the budget cut have no weight yet and are left out. Where no line has any weight, those that the
+    verifier ruled out vote. ``log_evidence`` is not set here.
+    """
+    shares: dict[Branch, list[float]] = {}
+    particles = [p for one in sweeps for p in one.particles]
+    for particle in particles:
+        if particle.whole:
+            shares.setdefault(particle.tip, []).append(log_weights(particle))
+        elif particle.before is not None:
+            alive = particle.log_weight > -math.inf
+            particle.tip.thought.fate = "cut by the budget" if alive else "ruled out"
+    pooled = {tip: log_sum(weights) for tip, weights in shares.items()}
+    total = log_sum(pooled.values())
+    if total == -math.inf:
+        found = replace(weigh(question, list(pooled)), stopped="no line passed the verifier")
+    else:
+        found = weigh(question, list(pooled), lambda tip: pooled[tip] - total)
+    return replace(found, attempts=len(particles))
+
+
+def with_evidence(found: Posterior, sweeps: Sequence[Sweep]) -> Posterior:
+    """``found`` with the log-evidence of those ``sweeps`` that ran to their end, and its standard error."""
+    done = [one for one in sweeps if not one.cut]
+    if not done:
+        return found
+    evidence = pool([one.log_z for one in done], [len(one.particles) for one in done])
+    return replace(found, log_evidence=evidence.log_z, log_evidence_se=evidence.se, evidence_runs=evidence.runs)
+
+
+async def filter_islands(
+    question: Question, root: Branch, target: Target, plan: Plan, seed: int, num: int, islands: int, ledger: Ledger
+) -> Posterior:
+    """The posterior of independent particle filters below ``root``."""
+
+    async def island(number: int, size: int, purse: float) -> Sweep:
+        async with Holding() as held:
+            return await sweep(question, root, target, plan, size, held, key_of(seed, number), purse=purse)
+
+    sweeps = await run_islands(num, islands, ledger, island)
+    return with_evidence(posterior(question, sweeps, lambda p: p.log_weight), sweeps)
+
+
+def key_of(seed: int, *path: int) -> int:
+    """The key of the random numbers of one sweep: apart from those of branches, which are drawn from ``seed`` too."""
+    key = mix(seed, RESAMPLING)
+    for number in path:
+        key = mix(key, number)
+    return key
