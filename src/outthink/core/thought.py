@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +13,8 @@ class Thought:
     """One branch of the tree: the text that it added to its parent.
 
     ``log_prob`` is the sum of the model's own log-probabilities of ``tokens`` (nats). ``finish`` says why it stopped:
-    ``stop``, ``length`` or ``budget``; None for a root and for given text. Strategies write ``value``, ``weight``,
-    ``visits``, ``answer`` and ``fate`` (why it died or won).
+    ``stop``, ``length``, ``budget`` or ``cancelled``; None for a root, for given text and while it grows. Strategies
+    write ``value``, ``weight``, ``visits``, ``answer`` and ``fate`` (why it died or won).
     """
 
     text: str = ""
@@ -50,7 +51,7 @@ class Thought:
         return line[::-1]
 
     def to_json(self) -> dict[str, Any]:
-        """Nodes in the order of `walk`, each with its id and its parent's id; plain JSON values."""
+        """Nodes in the order of `walk`, each with its id and its parent's id; plain JSON values, infinities as None."""
         nodes, ids = [], {}
         for number, thought in enumerate(self.walk()):
             ids[thought] = number
@@ -58,7 +59,11 @@ class Thought:
                 {
                     "id": number,
                     "parent": None if thought is self or thought.parent is None else ids[thought.parent],
-                    **{k: v for k, v in vars(thought).items() if k not in ("parent", "children")},
+                    **{k: _plain(v) for k, v in vars(thought).items() if k not in ("parent", "children")},
                 }
             )
         return {"nodes": nodes}
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -285,6 +285,8 @@ class Engine:
         extend = generation.extend
         generation.finish = finish
         self._show(generation, b"")
+        if extend.on_end is not None:
+            extend.on_end(child)
         self.scheduler.rest(child)
         extend.growing -= 1
         if extend.growing == 0 and len(extend.children) == len(extend.keys):

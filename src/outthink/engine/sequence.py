@@ -95,7 +95,7 @@ class Task:
 class Extend(Task):
     """Grow ``len(keys)`` children; ``keys`` are the random keys of the children. ``done`` gets the list of children.
 
-    ``on_token(child index, text)``, if given, is called with each bit of new text.
+    ``on_token(child index, text)``, if given, is called with each bit of new text; ``on_end(child)`` as each child ends.
     """
 
     keys: Tokens[int] = ()
@@ -103,6 +103,7 @@ class Extend(Task):
     sampling: Sampling = field(default_factory=Sampling)
     limit: int = 0
     on_token: Callable[[int, str], None] | None = None
+    on_end: Callable[[Sequence], None] | None = None
     children: list[Sequence] = field(default_factory=list)
     growing: int = 0
 

@@ -127,21 +127,28 @@ class LocalBranch(BaseBranch):
         until, sampling = until or Until(), sampling or self._lm.sampling
         check_options(sampling, until, self._lm._tokenizer.vocab_size)
         keys, engine = self.next_keys(n), self._lm.engine
-        grown = await self._run(
-            lambda done, failed: Extend(
-                self._sequence,
-                self._lm.ledger,
-                done,
-                failed,
-                self._prompt,
-                keys=keys,
-                until=until,
-                sampling=sampling,
-                limit=engine.max_positions,
-                on_token=None if on_token is None else _guarded(on_token, failed),
+        thoughts = [self.thought.child() for _ in keys]  # filled in as the children end, so that progress can be seen
+        try:
+            grown = await self._run(
+                lambda done, failed: Extend(
+                    self._sequence,
+                    self._lm.ledger,
+                    done,
+                    failed,
+                    self._prompt,
+                    keys=keys,
+                    until=until,
+                    sampling=sampling,
+                    limit=engine.max_positions,
+                    on_token=None if on_token is None else _guarded(on_token, failed),
+                    on_end=lambda sequence: _record(thoughts, sequence),
+                )
             )
-        )
-        return [self._child(sequence, key) for sequence, key in zip(grown, keys, strict=True)]
+        except asyncio.CancelledError:
+            for thought in thoughts:
+                thought.finish = thought.finish or "cancelled"
+            raise
+        return [self._child(*grew) for grew in zip(grown, keys, thoughts, strict=True)]
 
     async def score(self, text: str | Sequence[int]) -> list[float]:
         """See `Branch.score`."""
@@ -207,8 +214,8 @@ class LocalBranch(BaseBranch):
             submit(lambda: engine.cancel(task))
             raise
 
-    def _child(self, sequence: EngineSequence, key: int) -> LocalBranch:
-        child = LocalBranch(self._lm, self, self.thought.child(), key, sequence, self._prompt)
+    def _child(self, sequence: EngineSequence, key: int, thought: Thought) -> LocalBranch:
+        child = LocalBranch(self._lm, self, thought, key, sequence, self._prompt)
         generation = sequence.generation
         assert generation is not None
         child.tokens = tuple(sequence.tokens[generation.start :])
@@ -234,6 +241,16 @@ class LocalBranch(BaseBranch):
                 f"{len(tokens):,} more tokens make {length:,}, and {self._lm.engine.max_positions:,} positions is the "
                 "most that this model and its page pool hold."
             )
+
+
+def _record(thoughts: Sequence[Thought], child: EngineSequence) -> None:
+    """Write what a child became into its thought, ``finish`` last: others read it meanwhile."""
+    generation = child.generation
+    assert generation is not None
+    thought = thoughts[generation.index]
+    thought.text, thought.tokens = generation.text.decode(errors="replace"), len(generation.log_probs)
+    thought.log_prob = sum(generation.log_probs)
+    thought.finish = generation.finish
 
 
 def _close_all(engine: Engine, sequences: Sequence[EngineSequence]) -> None:

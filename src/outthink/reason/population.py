@@ -27,9 +27,12 @@ def weigh(
         else:
             candidates.append(Candidate(answer, weight, line.full_text, line.thought))
     posterior = Posterior(tuple(candidates), log_unassigned=log_sum(lost), attempts=len(lines))
+    best = posterior.best
     for candidate in candidates:
         if candidate.thought is not None:
-            candidate.thought.fate = "chosen" if candidate.answer == posterior.best else "outvoted"
+            chosen = candidate.answer == best and candidate.log_weight > -math.inf
+            otherwise = "outvoted" if candidate.log_weight > -math.inf else "rejected by the verifier"
+            candidate.thought.fate = "chosen" if chosen else otherwise
     return posterior
 
 

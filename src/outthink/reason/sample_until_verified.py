@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from outthink.core.budget import Ledger
@@ -40,16 +41,13 @@ async def sample_until_verified(
         raise CapabilityError(
             "sample-until-verified needs a verifier that can accept a line: give one, such as 'exact'."
         )
-    lines: list[Branch] = []
+    verdicts: dict[Branch, float] = {}
     async with await lm.root(question.prompt) as root:
         async for wave in sample_lines(root, n, ledger, Until(max_tokens), widest=width):
-            lines += wave
-            scores = dict(zip(wave, await verifier.score(question, wave, ledger), strict=True))
-            for line in wave:
-                line.thought.value = scores[line]
+            for line, score in zip(wave, await verifier.score(question, wave, ledger), strict=True):
+                line.thought.value = score
+                verdicts[line] = 0.0 if verifier.accepts(score) else -math.inf
                 await line.close()
-            if any(verifier.accepts(score) for score in scores.values()):
-                accepted = [line for line in wave if verifier.accepts(scores[line])]
-                found = weigh(question, accepted)
-                return replace(found, attempts=len(lines), stopped="verified")
-    return replace(weigh(question, lines), stopped="nothing verified")
+            if max(verdicts.values()) == 0.0:
+                return replace(weigh(question, list(verdicts), lambda line: verdicts[line]), stopped="verified")
+    return replace(weigh(question, list(verdicts)), stopped="nothing verified")
