@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,7 +40,7 @@ class Belief:
 
 @dataclass
 class Beliefs:
-    """What is believed of a line: of drawing a new step from it, of going on below it, and of itself as a way."""
+    """What is believed of a line: of writing the rest anew from it, of going on below it, and of itself as a way."""
 
     wider: Belief = field(default_factory=Belief)
     deeper: Belief = field(default_factory=Belief)
@@ -57,7 +58,7 @@ class Thompson:
         return self._beliefs.setdefault(node, Beliefs())
 
     def select(self, root: Node) -> Node:
-        """The line to draw a new step from: at each line the choice is between that and going on below it."""
+        """The line to write a new rest for: at each line the choice is between that and going on below it."""
         node = root
         while ways := [child for child in node.children if child.open]:
             beliefs = self.of(node)
@@ -67,28 +68,33 @@ class Thompson:
             node = ways[int(np.argmax(draws))]
         return node
 
-    def back_up(self, node: Node, child: Node) -> None:
-        """Take in the value of a step drawn from ``node``: as "wider" there, as "deeper" at every line above it."""
-        value = child.value
-        self.of(node).wider.observe(value)
-        self.of(child).itself.observe(value)
+    def back_up(self, node: Node, line: Sequence[Node]) -> None:
+        """Take in the value of ``line``, written from ``node`` on: as "wider" there and at every step of it but the
+        last, for it was drawn anew from all of them; as "deeper" at every line above.
+        """
+        value = line[-1].value
+        for start in (node, *line[:-1]):
+            self.of(start).wider.observe(value)
+        for step in line:
+            self.of(step).itself.observe(value)
         at = node
         while at.parent is not None:
             self.of(at).itself.observe(value)
             self.of(at.parent).deeper.observe(value)
             at = at.parent
-        for thought in child.branch.thought.line():
+        for thought in line[-1].branch.thought.line():
             thought.visits = (thought.visits or 0) + 1
 
 
 @method(
     "ab-mcts",
     family="search",
-    summary="Adaptive branching: at each line, draw another step or go on below it, by Thompson sampling.",
+    summary="Adaptive branching: at each line, write the rest anew or go on below it, by Thompson sampling.",
     guarantee="heuristic",
     promise="as good as the verifier's values; how wide the tree grows at each line follows from them",
     paper="Inoue et al. 2025, Wider or Deeper? Scaling LLM Inference-Time Compute with Adaptive Branching Tree "
-    "Search, arXiv:2503.04412 (AB-MCTS-A, Beta posteriors)",
+    "Search, arXiv:2503.04412 (AB-MCTS-A, Beta posteriors); here a line's first steps are kept where the paper refines "
+    "an answer by feedback",
 )
 async def ab_mcts(
     question: Question,
@@ -96,25 +102,24 @@ async def ab_mcts(
     verifier: Verifier | None,
     ledger: Ledger,
     *,
-    n: int = 64,
+    n: int = 32,
     in_flight: int = 8,
     steps: str = "newline",
     max_tokens: int | None = None,
 ) -> Posterior:
-    """Draw ``n`` steps, one at a time but ``in_flight`` at once; the chance in the choice keeps those apart. Each
-    answer weighs as its best line.
+    """Write ``n`` lines to their end, ``in_flight`` at once, each from where Thompson sampling says; the chance in the
+    choice keeps those in flight apart. A line's value is exp(score). Each answer weighs as its best line.
     """
     at_least(1, n=n, in_flight=in_flight)
     async with Search(question, lm, verifier, ledger, steps=steps, max_tokens=max_tokens) as search:
-        tree, drawn = Thompson(np.random.default_rng(lm.sampling.seed % 2**63)), 0
+        tree, written = Thompson(np.random.default_rng(lm.sampling.seed % 2**63)), 0
         while not search.accepted:
-            while drawn < n and search.in_flight < in_flight and search.room:
-                search.launch(tree.select(search.root), 1, sharing=in_flight - search.in_flight, last=False)
-                drawn += 1
+            while written < n and search.in_flight < in_flight and search.room:
+                search.launch_line(tree.select(search.root), sharing=in_flight - search.in_flight)
+                written += 1
             if not search.in_flight:
                 break
             expansion = await search.next()
-            for step in expansion.draws:
-                if not step.cut:
-                    tree.back_up(expansion.node, step)
+            if not expansion.line[-1].cut:
+                tree.back_up(expansion.node, expansion.line)
         return await search.posterior(lambda line: line.score, best_line=True)

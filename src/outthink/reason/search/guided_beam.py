@@ -70,9 +70,8 @@ async def guided_beam(
             beam, finished = [c for c in kept if c.open], [c for c in kept if c.whole]
             widths = [min(width, n)] * len(beam)
             await search.close(*(c for c in drawn if c not in kept), fate="not sampled")
-        return await search.posterior(
-            lambda line: math.log(line.count) if line in finished or not finished else -math.inf
-        )
+        voters = [line for line in finished or search.lines if line.score > -math.inf]
+        return await search.posterior(lambda line: math.log(line.count) if line in voters else -math.inf)
 
 
 def sample_without_replacement(log_weights: Sequence[float], n: int, key: int) -> list[int]:

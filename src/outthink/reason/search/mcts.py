@@ -30,11 +30,14 @@ class Statistics:
         return (node.value + self.totals.get(node, 0.0)) / (1 + self.visits[node] + self.flying[node])
 
     def puct(self, node: Node) -> float:
-        """Q + c P sqrt(N(parent)) / (1 + N), where P is the share of the parent's draws that gave this child."""
+        """Q + c P sqrt(1 + sum of N of siblings) / (1 + N), where P is the share of the parent's draws that gave it.
+
+        The descent that asks counts as in flight at the parent.
+        """
         parent = node.parent
         assert parent is not None
         prior = node.count / sum(sibling.count for sibling in parent.children)
-        above = self.visits[parent] + self.flying[parent]
+        above = self.visits[parent] + self.flying[parent] - 1
         below = 1 + self.visits[node] + self.flying[node]
         return self.mean(node) + self.exploration * prior * math.sqrt(above) / below
 

@@ -36,17 +36,20 @@ async def step_greedy(
     max_tokens: int | None = None,
 ) -> Posterior:
     """Draw at most ``n`` steps, ``width`` from one line. A step is good where exp(score) is at least ``good``, bad
-    below ``bad``; of those between the best is taken once ``width`` draws gave none that is good.
+    below ``bad``; of those between the best is taken once ``width`` draws gave none that is good. What was drawn before
+    is not gone into again.
     """
     at_least(1, n=n, width=width)
     async with Search(question, lm, verifier, ledger, steps=steps, max_tokens=max_tokens) as search:
-        here: Node | None = search.root
+        here = search.root
         tries, neutral, tried = Counter[Node](), dict[Node, list[Node]](), set[Node]()
         for _ in range(n):
-            while here is not None and tries[here] == width and not neutral.get(here):
+            while here.parent is not None and tries[here] == width and not neutral.get(here):
                 await search.close(here, fate="no way on")  # nothing good or neutral is left below it
                 here = here.parent
-            if here is None or not search.room:
+            if here.parent is None and tries[here] == width and not neutral.get(here):
+                tries[here] = 0  # from the start again: there are other first steps
+            if not search.room:
                 break
             if tries[here] == width:
                 step = max(neutral[here], key=lambda node: node.score)
@@ -55,10 +58,12 @@ async def step_greedy(
                 tries[here] += 1
                 search.launch(here, 1, last=False)
                 [step] = (await search.next()).draws
-                if step in tried or step.value < bad or step.cut or (step.whole and not step.answered):
-                    await search.close(step, fate="bad")
+                if step in tried:
                     continue
                 tried.add(step)
+                if step.value < bad or step.cut or (step.whole and not step.answered):
+                    await search.close(step, fate="bad")
+                    continue
                 if step.value < good:
                     neutral.setdefault(here, []).append(step)
                     continue

@@ -28,7 +28,8 @@ from outthink.verify.likelihood import Likelihood
 class Node:
     """A line of whole steps. ``score`` is the verifier's log-weight of the line so far, -inf where it is ruled out.
 
-    ``whole``: nothing can follow it. ``length``: its tokens after the prompt. ``count``: how many draws gave it.
+    ``whole``: nothing can follow it; ``cut``: the budget ended within it; ``closed``: the search gave it up.
+    ``length``: its tokens after the prompt. ``count``: how many draws gave it.
     """
 
     branch: Branch
@@ -38,6 +39,7 @@ class Node:
     score: float = 0.0
     whole: bool = False
     cut: bool = False
+    closed: bool = False
     count: int = 1
     children: list[Node] = field(default_factory=list)
 
@@ -48,8 +50,8 @@ class Node:
 
     @property
     def open(self) -> bool:
-        """Whether the search may go on from here: it is not whole, cut or ruled out."""
-        return not (self.whole or self.cut or self.score == -math.inf)
+        """Whether the search may go on from here: it is not whole, cut, ruled out or given up."""
+        return not (self.whole or self.cut or self.closed or self.score == -math.inf)
 
     @property
     def answered(self) -> bool:
@@ -64,10 +66,13 @@ class Node:
 
 @dataclass(frozen=True)
 class Expansion:
-    """What came of extending ``node``: one entry a draw, equal ones the same child."""
+    """What came of extending ``node``: one entry a draw, equal ones the same child. ``line``: the only draw and the
+    steps after it, where it was gone on with to the end.
+    """
 
     node: Node
     draws: list[Node]
+    line: list[Node]
 
     @property
     def children(self) -> list[Node]:
@@ -85,6 +90,7 @@ class _Grown:
     node: Node
     grant: Grant
     draws: list[Node]
+    line: list[Node]
     spent: int
     longest: float
     last: bool
@@ -158,30 +164,33 @@ class Search:
         child. Fewer than ``n`` are drawn near the end of a token budget.
         """
         most = min(self.segmenter.until().max_tokens or math.inf, self._longest_line - node.length)
-        grant = self._purse.take(n, most, sharing, not self.answered)
+        grant = self._purse.take(n, most, sharing if self._purse.opened else 1, not self.answered)
         self._flight.launch(partial(self._grow, node, grant, last))
+
+    def launch_line(self, node: Node, *, sharing: int = 1) -> None:
+        """Start extending ``node`` step by step until the line is whole, or ruled out. The node stays open."""
+        most = self._longest_line - node.length
+        grant = self._purse.take(1, most, sharing if self._purse.opened else 1, not self.answered)
+        self._flight.launch(partial(self._grow_line, node, grant))
 
     async def next(self) -> Expansion:
         """Take in the expansion that is over first, by the count of tokens."""
         grown = await self._flight.next()
         self._purse.settle(grown.grant, grown.spent, grown.longest)
-        node, known = grown.node, dict[Node, Node]()
-        for child in dict.fromkeys(grown.draws):
-            twin = next((c for c in node.children if _same(c, child) and (c.branch in self._open or not c.open)), None)
-            known[child] = twin or child
-            if twin is None:
-                await self._take_in(child)
-            else:
-                twin.count += child.count
-                await self._drop_twin(child)
-        expansion = Expansion(node, [known[child] for child in grown.draws])
+        first = {child: await self._take_in(grown.node, child) for child in dict.fromkeys(grown.draws)}
+        draws = [first[child] for child in grown.draws]
+        line = draws[:1] if grown.line else []
+        for child in grown.line[1:]:
+            line.append(await self._take_in(line[-1], child))
+        expansion = Expansion(grown.node, draws, line)
         if grown.last and expansion.live:
-            await self.close(node)
+            await self.close(grown.node)
         return expansion
 
     async def close(self, *nodes: Node, fate: str | None = None) -> None:
         """Give nodes up: they are not extended any more."""
         for node in nodes:
+            node.closed = True
             self._open.pop(node.branch, None)
             if fate is not None and node.branch.thought.fate is None:
                 node.branch.thought.fate = fate
@@ -224,7 +233,20 @@ class Search:
         children = list(dict.fromkeys(draws))
         judging = await self._score([child for child in children if not child.cut])
         spent, each = sum(len(branch.tokens) for branch in branches), judging / len(children)
-        return _Grown(node, grant, draws, spent + judging, longest + each, last), longest
+        return _Grown(node, grant, draws, [], spent + judging, longest + each, last), longest
+
+    async def _grow_line(self, node: Node, grant: Grant, on_token: OnToken) -> tuple[_Grown, int]:
+        """Extend and score step by step; what it makes stays loose until it is taken in."""
+        line, tip, drawn, judging = list[Node](), node, 0, 0
+        while tip.open and (not line or drawn < grant.each):
+            until = self.segmenter.until(grant.each - drawn)
+            [branch] = await tip.branch.extend(1, until, on_token=on_token)
+            self._loose.add(branch)
+            tip = self._node(tip, branch, until)
+            line.append(tip)
+            drawn += len(branch.tokens)
+            judging += await self._score([] if tip.cut else [tip])
+        return _Grown(node, grant, line[:1], line, drawn + judging, float(drawn + judging), False), drawn
 
     def _node(self, parent: Node, branch: Branch, until: Until) -> Node:
         child = Node(branch, parent, parent.depth + 1, parent.length + len(branch.tokens))
@@ -243,9 +265,15 @@ class Search:
             node.score = node.branch.thought.value = score
         return part.bill.tokens
 
-    async def _take_in(self, child: Node) -> None:
-        assert child.parent is not None
-        child.parent.children.append(child)
+    async def _take_in(self, parent: Node, child: Node) -> Node:
+        """Make ``child`` part of the tree below ``parent``, or close it and return the child that is the same."""
+        twin = next((known for known in parent.children if _same(known, child)), None)
+        if twin is not None:
+            twin.count += child.count
+            await self._drop_twin(child)
+            return twin
+        child.parent = parent
+        parent.children.append(child)
         self._loose.discard(child.branch)
         self._open[child.branch] = child
         if child.whole:
@@ -255,6 +283,7 @@ class Search:
                 self.accepted.append(child)
         if not child.open:
             await self.close(child, fate=None if child.whole else "cut by the budget" if child.cut else "ruled out")
+        return child
 
     async def _drop_twin(self, node: Node) -> None:
         self._loose.discard(node.branch)
@@ -274,7 +303,7 @@ class Search:
         line = Node(branch, best, best.depth + 1, best.length + len(branch.tokens))
         line.whole, line.cut = branch.finish != "budget", branch.finish == "budget"
         await self._score([line])
-        await self._take_in(line)
+        await self._take_in(best, line)
 
 
 def process_judge(verifier: Verifier | None) -> Verifier:
