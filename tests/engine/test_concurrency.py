@@ -218,7 +218,7 @@ def test_a_loop_that_is_gone_costs_the_others_nothing() -> None:
     loop.run_until_complete(leave())
     loop.close()
     backend.open.set()
-    assert len(asyncio.run(use(session(thread), 3))) == 6
+    assert len(asyncio.run(asyncio.wait_for(use(session(thread), 3), 30))) == 6
     assert thread.call(lambda: thread.engine.scheduler.running) == []
     assert {tuple(s.tokens) for s in thread.engine.scheduler.resting} == {tuple(PROMPT)}, "what else is held?"
     thread.close()

@@ -193,14 +193,21 @@ def test_a_broken_top_p_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_top_k_keeps_exactly_k_of_equals_the_lowest_ids_first() -> None:
-    law = sampling_law(np.zeros((1, 6), np.float32), [make_row(Sampling(top_k=2, presence_penalty=0))])[0]
-    assert law.tolist() == [0.5, 0.5, 0, 0, 0, 0]
+    logits = np.random.default_rng(0).integers(0, 3, (1, 500)).astype(np.float32)
+    law = sampling_law(logits, [Row(Sampling(top_k=40), 0, 0)])[0]
+    assert np.flatnonzero(law).tolist() == sorted(range(500), key=lambda i: (-logits[0, i], i))[:40]
 
 
 def test_top_p_is_the_smallest_set_that_reaches_the_mass() -> None:
     logits = np.log(np.array([[0.5, 0.25, 0.125, 0.125]])).astype(np.float32)
     for top_p, kept in ((0.49, 1), (0.51, 2), (0.74, 2), (0.76, 3), (0.88, 4), (0.999, 4)):
         assert (sampling_law(logits, [Row(Sampling(top_p=top_p), 0, 0)]) > 0).sum() == kept
+
+
+@pytest.mark.parametrize(("top_p", "kept"), [(0.25, 1), (0.5, 2), (0.75, 3), (1.0, 4), (0.250001, 2)])
+def test_a_mass_that_is_met_exactly_is_enough(top_p: float, kept: int) -> None:
+    law = sampling_law(np.zeros((1, 4), np.float32), [Row(Sampling(top_p=top_p), 0, 0)])[0]
+    assert law.tolist() == [1 / kept] * kept + [0] * (4 - kept)
 
 
 def test_min_p_keeps_the_likeliest_whatever_it_is() -> None:
