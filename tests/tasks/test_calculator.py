@@ -191,6 +191,14 @@ def test_filling_in() -> None:
     assert partial == problem.solution[: -len(f"answer: {problem.answer}")]
 
 
+def test_long_stories_stay_within_bounds() -> None:
+    """At the ends of all dials, where counts grow largest."""
+    for seed in range(1500):
+        problem = calculator.build(seed, 1.0, hops=8, distractors=4, digits=4, factor=50)
+        assert problem.check(problem.answer) and len(problem.steps) == 8
+        assert calculator.read(problem.prompt) is not None
+
+
 def test_dials() -> None:
     for seed in range(20):
         problem = calculator.build(seed, 0.5, hops=6, digits=4, shuffle=0, distractors=0)

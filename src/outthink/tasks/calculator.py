@@ -20,11 +20,13 @@ from outthink.tasks.dials import linear, override, shuffled, whole, within
 from outthink.tasks.expression import exact_value, parse_tree
 from outthink.tasks.oracle import follows
 from outthink.tasks.problem import ANSWER, Problem, check_difficulty, rng_for
-from outthink.tasks.stories import ITEMS, KINDS, MAX_VALUE, NAMES, PARTS, VERBS, Quantity, Story, read_story, tell_story
+from outthink.tasks.stories import ITEMS, KINDS, NAMES, PARTS, VERBS, Quantity, Story, read_story, tell_story
 
 OPEN, CLOSE = "<calc>", "</calc>"
 MAX_EXPRESSION, ERROR = 100, "error"
 RELATIONS, SUM_SHARE = ("more", "fewer", "times", "part"), 0.2
+# Only sums add to values beyond this; twelve of them, more than a story has, stay below the largest value of a story.
+LARGEST_PRODUCT = 500_000
 
 
 @dataclass(frozen=True)
@@ -254,11 +256,11 @@ def _draw_start(rng: random.Random, dials: CalculatorDials, may_be_told: bool) -
 
 
 def _draw_relation(rng: random.Random, dials: CalculatorDials, source: int) -> tuple[str, list[int]]:
-    """A quantity made from one of ``source`` things, from 1 to about a million."""
+    """A quantity made from one of ``source`` things, from 1 up; products stay below LARGEST_PRODUCT."""
     kind, number = RELATIONS[int(rng.random() * len(RELATIONS))], _draw_number(rng, dials.digits)
     if kind == "part" and (divisors := [divisor for divisor in PARTS if source % divisor == 0]):
         return kind, [divisors[int(rng.random() * len(divisors))]]
-    if kind == "times" and source * dials.factor < MAX_VALUE / 2:
+    if kind == "times" and source * dials.factor < LARGEST_PRODUCT:
         return kind, [2 + int(rng.random() * (dials.factor - 1))]
     return "fewer" if kind != "more" and number < source else "more", [number]
 

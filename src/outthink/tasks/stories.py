@@ -12,7 +12,7 @@ NAMES += ("quy", "ron", "sue", "tom", "una", "val", "wim", "xia", "yan", "zoe")
 ITEMS = ("pens", "cups", "eggs", "nuts", "keys", "hats", "rings", "books", "coins", "plums")
 VERBS = (("has", "does", "have"), ("sold", "did", "sell"), ("found", "did", "find"), ("made", "did", "make"))
 TOGETHER = "together"
-MAX_STORY, MAX_VALUE = 2000, 1_000_000
+MAX_STORY, MAX_VALUE = 2000, 10**10
 
 PARTS = {2: "half", 3: "a third", 4: "a quarter"}
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
