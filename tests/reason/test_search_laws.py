@@ -353,7 +353,7 @@ async def test_mistakes_are_user_errors_before_anything_is_spent():
         ("ab-mcts", {"max_tokens": 0}),
         ("guided-beam", {"trust": 1.5}),
         ("step-greedy", {"width": -1}),
-        ("token-beam", {"n": 100}),
+        ("token-beam", {"n": 101}),
         ("diverse-beam", {"groups": 0}),
     ]
     for name, options in wrong:

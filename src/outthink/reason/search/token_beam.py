@@ -88,12 +88,14 @@ async def _beams(
     at_least(0, penalty=penalty, length_penalty=length_penalty)
     groups = min(groups, n)
     size, longest = n // groups, math.inf if max_tokens is None else max_tokens
-    if size >= MOST:
-        raise UserError(f"n={n} in groups={groups} is {size} lines a group: at most {MOST - 1} can be told apart.")
+    if n > MOST:
+        raise UserError(f"n={n} lines: of a line's next tokens at most {MOST} can be told apart.")
     held = 0.0 if ledger.tokens_left == math.inf else HELD * ledger.tokens_left
     root = Hypothesis(await lm.root(question.prompt))
     live, finished = [[root] for _ in range(groups)], list[Hypothesis]()
-    async with TokenTree(root.branch, ledger, peek=size + 1) as tree:
+    # Of a line's next tokens a group takes at most its size, and earlier groups made at most n - size of them dearer:
+    # the n likeliest are enough.
+    async with TokenTree(root.branch, ledger, peek=n) as tree:
         places = [size] * groups
         while any(live) and not ledger.exhausted and (finished or ledger.tokens_left > held):
             lines = list(dict.fromkeys(line for group in live for line in group))
