@@ -13,6 +13,8 @@ STRATEGIES: Registry[Method] = Registry(
         "sample-until-verified": "outthink.reason.sample_until_verified:sample_until_verified",
         "particle-filter": "outthink.reason.particles.filters:particle_filter",
         "entropic-particle-filter": "outthink.reason.particles.filters:entropic_particle_filter",
+        "particle-gibbs": "outthink.reason.particles.gibbs:particle_gibbs",
+        "tempered-particle-gibbs": "outthink.reason.particles.gibbs:tempered_particle_gibbs",
         "step-beam": "outthink.reason.search.step_beam:step_beam",
         "rebase": "outthink.reason.search.rebase:rebase",
         "dvts": "outthink.reason.search.dvts:dvts",

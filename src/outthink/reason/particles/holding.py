@@ -23,6 +23,13 @@ class Holding:
         self._open |= dict.fromkeys(branches)
         return branches
 
+    def take(self, other: Holding, branches: Iterable[Branch]) -> None:
+        """Hold those of ``branches`` that ``other`` holds, in its stead."""
+        for branch in branches:
+            if branch in other._open:
+                del other._open[branch]
+                self._open[branch] = None
+
     async def keep(self, branches: Iterable[Branch]) -> None:
         """Close all others."""
         wanted = set(branches)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from outthink.core.budget import Ledger
 from outthink.core.posterior import Posterior
@@ -21,22 +21,35 @@ from outthink.reason.waves import SLACK
 
 RESAMPLING = 0x5EED  # sets the random numbers of resampling apart from those of the tokens
 SMALLEST = 4  # particles that an island has at least, where the budget does not even pay for two islands of them
-Island = Callable[[int, int, float], Coroutine[Any, Any, Sweep]]
+
+
+class Run(Protocol):
+    """What an island returns: the particles that it moved and the tokens that they drew."""
+
+    @property
+    def particles(self) -> Sequence[Particle]: ...
+
+    @property
+    def drawn(self) -> int: ...
+
+
+R = TypeVar("R", bound=Run)
+Island = Callable[[int, int, float], Coroutine[Any, Any, R]]
 """Given a number of its own, how many particles, and how many tokens they may take."""
 
 
-async def run_islands(num: int, islands: int, ledger: Ledger, island: Island) -> list[Sweep]:
-    """Sweeps with ``num`` particles in all, ``islands`` at a time; fewer particles once the ledger is exhausted.
+async def run_islands(num: int, islands: int, ledger: Ledger, island: Island[R]) -> list[R]:
+    """Runs with ``num`` particles in all, ``islands`` at a time; fewer particles once the ledger is exhausted.
 
     Where something is limited the first island is a single line; what that costs, verifier included, says how many
     more the rest of the budget can finish. Each particle may take an equal share of it, so that what it gets does not
     depend on how the engine interleaves it with other work.
     """
-    sweeps, launched, before = list[Sweep](), 0, ledger.bill.tokens
+    runs, launched, before = list[R](), 0, ledger.bill.tokens
     while launched < num and not ledger.exhausted:
         width, purse = num - launched, ledger.tokens_left
-        if sweeps and ledger.limited:
-            drawn, longest = sum(s.drawn for s in sweeps), max(p.tokens for s in sweeps for p in s.particles)
+        if runs and ledger.limited:
+            drawn, longest = sum(s.drawn for s in runs), max(p.tokens for s in runs for p in s.particles)
             if not longest:
                 break  # what is left does not even buy the prompt
             purse *= min(1.0, drawn / max(1, ledger.bill.tokens - before))  # the rest goes to prompt and verifier
@@ -44,10 +57,10 @@ async def run_islands(num: int, islands: int, ledger: Ledger, island: Island) ->
         elif ledger.limited:
             width = 1
         sizes = split(width, max(1, min(islands, width // SMALLEST)))
-        first = len(sweeps)
-        sweeps += await together(island(first + i, size, purse * size / width) for i, size in enumerate(sizes))
+        first = len(runs)
+        runs += await together(island(first + i, size, purse * size / width) for i, size in enumerate(sizes))
         launched += width
-    return sweeps
+    return runs
 
 
 def _affordable(ledger: Ledger, launched: int, by_tokens: float) -> int:
@@ -61,8 +74,8 @@ def split(total: int, parts: int) -> list[int]:
     return [total // parts + (i < total % parts) for i in range(parts)]
 
 
-def posterior(question: Question, sweeps: Sequence[Sweep], log_weights: Callable[[Particle], float]) -> Posterior:
-    """The law over answers of the whole lines of ``sweeps``, each particle weighing exp(``log_weights``).
+def posterior(question: Question, sweeps: Sequence[Sweep]) -> Posterior:
+    """The law over answers of the whole lines of ``sweeps``.
 
     Lines that the budget cut have no weight yet and are left out. Where no line has any weight, those that the
     verifier ruled out vote. ``log_evidence`` is not set here.
@@ -71,7 +84,7 @@ def posterior(question: Question, sweeps: Sequence[Sweep], log_weights: Callable
     particles = [p for one in sweeps for p in one.particles]
     for particle in particles:
         if particle.whole:
-            shares.setdefault(particle.tip, []).append(log_weights(particle))
+            shares.setdefault(particle.tip, []).append(particle.log_weight)
         elif particle.before is not None:
             alive = particle.log_weight > -math.inf
             particle.tip.thought.fate = "cut by the budget" if alive else "ruled out"
@@ -103,7 +116,7 @@ async def filter_islands(
             return await sweep(question, root, target, plan, size, held, key_of(seed, number), purse=purse)
 
     sweeps = await run_islands(num, islands, ledger, island)
-    return with_evidence(posterior(question, sweeps, lambda p: p.log_weight), sweeps)
+    return with_evidence(posterior(question, sweeps), sweeps)
 
 
 def key_of(seed: int, *path: int) -> int:

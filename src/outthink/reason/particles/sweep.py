@@ -110,6 +110,14 @@ class Sweep:
         """The log of the estimated normalising constant, in nats; its exponential is unbiased unless cut."""
         return log_mean_exp([p.log_weight for p in self.particles])
 
+    @property
+    def normalised(self) -> Sweep:
+        """The same with weights of mean 1, so that sweeps count by their size and not by their evidence."""
+        log_z = self.log_z
+        if log_z == -math.inf:
+            return self
+        return replace(self, particles=[replace(p, log_weight=p.log_weight - log_z) for p in self.particles])
+
     def draw(self, uniform: float) -> Particle | None:
         """A particle drawn by weight; None where none is left alive."""
         if self.log_z == -math.inf:
@@ -134,8 +142,8 @@ async def sweep(
     """Move ``num`` particles from ``root`` until all are whole, or ``purse`` tokens are spent.
 
     ``retained`` is a line that particle 0 follows whatever happens (conditional SMC: the rest must be resampled
-    multinomially, and are). ``key`` keys the random numbers of resampling. Branches in ``held`` are closed once nothing
-    can come of them, earlier tips too unless ``keep_lines``.
+    multinomially, and are); its branches are held elsewhere. ``key`` keys the random numbers of resampling. Branches in
+    ``held`` are closed once nothing can come of them, earlier tips too unless ``keep_lines``.
     """
     particles, step, drawn = [Particle(root)] * num, 0, 0
     while any(p.live for p in particles):
@@ -150,8 +158,7 @@ async def sweep(
         if any(p.live for p in particles):
             draws = uniforms(np.full(num, key, np.uint64), np.arange(step * num, (step + 1) * num, dtype=np.uint64))
             particles = resample(particles, plan, draws, bool(retained))
-        wanted = [p.line if keep_lines else [p] for p in particles]
-        await held.keep(p.tip for line in [*wanted, retained] for p in line)
+        await held.keep(at.tip for p in particles for at in (p.line if keep_lines else [p]))
         step += 1
     return Sweep(particles, drawn, False)
 
