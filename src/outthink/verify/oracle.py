@@ -46,8 +46,19 @@ def _score(question: Question, branch: Branch) -> float:
     text = branch.full_text
     if branch.ended and not text.endswith("\n"):
         text += "\n"  # its last line is finished: "answer: 5" does not stand for the beginning of "answer: 52"
-    if not question.problem.extendable(text):
+    solution = _solution(question, text)
+    if not question.problem.extendable(text if solution is None else solution):
         return -math.inf
-    if question.parse(text[: text.rfind("\n") + 1]) is not None:
+    if solution is not None:
         return 0.0
     return -math.inf if branch.ended else ON_THE_WAY
+
+
+def _solution(question: Question, text: str) -> str | None:
+    """``text`` up to the end of the line that gives the answer, for a step may go on beyond it; None without one."""
+    end = text.find("\n") + 1
+    while end:
+        if question.parse(text[:end]) is not None:
+            return text[:end]
+        end = text.find("\n", end) + 1
+    return None

@@ -68,7 +68,7 @@ async def best_first(
 ) -> Posterior:
     """Extend the cheapest line in ``width`` ways, at most ``n`` times, until ``answers`` whole lines came out first.
 
-    ``costs``: of the children, given the parent's; ``again``: of a line all of whose children are ruled out.
+    ``costs``: of the fit children, given the parent's; ``again``: of a line all of whose children are ruled out.
     """
     at_least(1, n=n, width=width, answers=answers, in_flight=in_flight)
     frontier = Frontier(search.root, root_cost)
@@ -83,9 +83,8 @@ async def best_first(
         expansion = await search.next()
         cost = frontier.back(expansion.node)
         for child, child_cost in costs(expansion, cost).items():
-            if child.open or child.whole:
-                frontier.push(child, child_cost)
-        if not expansion.live and not any(child.whole for child in expansion.children):
+            frontier.push(child, child_cost)
+        if not expansion.fit:
             frontier.push(expansion.node, again(cost))
     return await search.posterior(
         lambda line: line.score if line in frontier.found or not frontier.found else -math.inf, best_line=True
@@ -121,7 +120,7 @@ async def levin(
     log_policy: dict[Node, float] = {}
 
     def costs(expansion: Expansion, cost: float) -> dict[Node, float]:
-        parent, fit = expansion.node, [c for c in expansion.children if c.open or (c.whole and c.score > -math.inf)]
+        parent, fit = expansion.node, expansion.fit
         if not fit:
             return {}
         logits = [math.log(child.count) + child.score / temperature for child in fit]
@@ -182,7 +181,7 @@ async def a_star(
         return await best_first(
             search,
             -math.inf,
-            lambda expansion, _: {child: cost_of(child) for child in expansion.children},
+            lambda expansion, _: {child: cost_of(child) for child in expansion.fit},
             lambda cost: max(cost, -700.0) + math.log(2),
             n=n,
             width=width,

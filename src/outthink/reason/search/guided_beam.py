@@ -40,9 +40,9 @@ async def guided_beam(
     steps: str = "newline",
     max_tokens: int | None = None,
 ) -> Posterior:
-    """Draw ``n`` steps a layer, ``width`` a line, and sample n / width of them without replacement in proportion to
-    exp(E / t), where E adds up ``trust`` x score + (1 - ``trust``) x log-probability over a line's steps, and t falls
-    from ``temperature`` by the factor ``annealing`` a layer. The lines kept vote.
+    """Draw ``n`` steps a layer, and sample n / ``width`` of them without replacement in proportion to exp(E / t), where
+    E adds up ``trust`` x score + (1 - ``trust``) x log-probability over a line's steps, and t falls from
+    ``temperature`` by the factor ``annealing`` a layer. The lines kept vote.
     """
     at_least(1, n=n, width=width)
     at_least(1e-6, temperature=temperature, annealing=annealing)
@@ -61,14 +61,14 @@ async def guided_beam(
         beam, widths, finished = [search.root], [n], list[Node]()
         while beam and not search.accepted and search.room:
             layer = await grow_layer(search, beam, widths)
-            drawn = [c for e in layer for c in e.children if c.open or (c.whole and c.score > -math.inf)]
+            drawn = [child for expansion in layer for child in expansion.fit]
             candidates, depth = [*finished, *drawn], beam[0].depth
             t = max(temperature * annealing**depth, 1e-6)
             key = mix(mix(lm.sampling.seed, 0x6265616D), depth)
             chosen = sample_without_replacement([energy_of(c) / t for c in candidates], max(1, n // width), key)
             kept = [candidates[i] for i in chosen]
             beam, finished = [c for c in kept if c.open], [c for c in kept if c.whole]
-            widths = [min(width, n)] * len(beam)
+            widths = [max(1, n // max(1, len(kept)))] * len(beam)
             await search.close(*(c for c in drawn if c not in kept), fate="not sampled")
         voters = [line for line in finished or search.lines if line.score > -math.inf]
         return await search.posterior(lambda line: math.log(line.count) if line in voters else -math.inf)

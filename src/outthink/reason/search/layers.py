@@ -18,7 +18,7 @@ async def grow_layer(search: Search, nodes: Sequence[Node], widths: Sequence[int
     layer: list[Expansion] = []
     for _ in range(TRIES):
         layer += await _grow_once(search, nodes, widths)
-        if search.accepted or any(e.live or any(c.whole for c in e.children) for e in layer):
+        if search.accepted or any(e.fit for e in layer):
             await search.close(*(e.node for e in layer if not e.live), fate="no way on")
             break
     return sorted(layer, key=lambda expansion: nodes.index(expansion.node))
@@ -39,5 +39,4 @@ async def _grow_once(search: Search, nodes: Sequence[Node], widths: Sequence[int
 
 def best(nodes: Sequence[Node], n: int) -> list[Node]:
     """The ``n`` nodes of highest score, those found first among equals; ruled out and cut ones left out."""
-    fit = [node for node in nodes if node.open or (node.whole and node.value > 0)]
-    return sorted(fit, key=lambda node: -node.score)[:n]
+    return sorted((node for node in nodes if node.fit), key=lambda node: -node.score)[:n]

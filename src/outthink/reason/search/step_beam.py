@@ -33,8 +33,8 @@ async def step_beam(
     steps: str = "newline",
     max_tokens: int | None = None,
 ) -> Posterior:
-    """Draw ``n`` steps a layer, ``width`` from each of the n / width best lines. Finished lines keep their place for
-    as long as they are among the best. Each answer weighs as its best line.
+    """Draw ``n`` steps a layer, in equal shares from each of the n / ``width`` best lines. Finished lines keep their
+    place, and their share undrawn, for as long as they are among the best. Each answer weighs as its best line.
     """
     at_least(1, n=n, width=width)
     async with Search(question, lm, verifier, ledger, steps=steps, max_tokens=max_tokens) as search:
@@ -44,6 +44,6 @@ async def step_beam(
             children = [child for expansion in layer for child in expansion.live]
             kept = best([*search.lines, *children], max(1, n // width))
             beam = [node for node in kept if node.open]
-            widths = [min(width, n)] * len(beam)
+            widths = [max(1, n // max(1, len(kept)))] * len(beam)
             await search.close(*(child for child in children if child not in kept), fate="outscored")
         return await search.posterior(lambda line: line.score, best_line=True)

@@ -54,6 +54,11 @@ class Node:
         return not (self.whole or self.cut or self.closed or self.score == -math.inf)
 
     @property
+    def fit(self) -> bool:
+        """Whether it is of use: the search may go on from here, or it is whole and not ruled out."""
+        return self.open or (self.whole and self.score > -math.inf)
+
+    @property
     def answered(self) -> bool:
         """Whether it is a whole line that gives an answer."""
         return self.whole and self.branch.thought.answer is not None
@@ -83,6 +88,11 @@ class Expansion:
     def live(self) -> list[Node]:
         """The children from which the search may go on."""
         return [child for child in self.children if child.open]
+
+    @property
+    def fit(self) -> list[Node]:
+        """The children of use: those and the whole ones that are not ruled out."""
+        return [child for child in self.children if child.fit]
 
 
 @dataclass(frozen=True)
