@@ -40,8 +40,24 @@ def copied(directory):  # the usual way: allocate the model, then copy a state d
     model.load_state_dict(load_file(directory + "/model.safetensors"))
     return model
 
-tiny, large, dtype = sys.argv[1:]
+def serve(directory, backend, dtype):  # what a user does: load into the engine and write a few tokens
+    import asyncio, outthink
+    with outthink.load(directory, backend=backend, dtype=dtype, kv_gib=0.01) as model:
+        async def write():
+            async with await model.session().root([1, 2, 3]) as root:
+                await root.extend(1, outthink.Until(2, ignore_eos=True))
+        asyncio.run(write())
+        stored = load_model(directory, dtype=model.loaded.config.dtype).model if directory == large else None
+        return sum(weight.nbytes for weight in stored.parameters()) if stored is not None else 0
+
+tiny, large, dtype, backend = sys.argv[1:]
 run(lambda: load_model(tiny).model)
+if backend:
+    serve(tiny, backend, dtype)
+    before = resident("VmRSS")
+    size = serve(large, backend, dtype)
+    print(size, (resident("VmHWM") - before) / size)
+    sys.exit()
 before = resident("VmRSS")
 size = run(lambda: copied(large) if dtype == "copied" else load_model(large, dtype=dtype).model)
 print(size, (resident("VmHWM") - before) / size)
@@ -68,8 +84,8 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
-def peak(directories: dict[str, Path], stored: str, dtype: str) -> float:
-    command = [sys.executable, "-c", SCRIPT, str(directories["tiny"]), str(directories[stored]), dtype]
+def peak(directories: dict[str, Path], stored: str, dtype: str, backend: str = "") -> float:
+    command = [sys.executable, "-c", SCRIPT, str(directories["tiny"]), str(directories[stored]), dtype, backend]
     size, ratio = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert int(size) > 145_000_000
     return float(ratio)
@@ -85,3 +101,9 @@ def test_the_peak_is_below_the_limit(stored: str, dtype: str, directories: dict[
 
 def test_copying_a_state_dict_would_exceed_it(directories: dict[str, Path]) -> None:
     assert peak(directories, "float32", "copied") > LIMIT
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+def test_the_engine_s_peak_is_below_the_limit(directories: dict[str, Path], stored: str, backend: str) -> None:
+    assert peak(directories, stored, "auto", backend) < LIMIT

@@ -54,6 +54,10 @@ def guard(run: Callable[[], Any]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
+    except OSError as error:  # the disk behind stdout is full, say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        complain(f"cannot write the output: {error.strerror or error}")
+        return FAILURE
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
 

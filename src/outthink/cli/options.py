@@ -13,7 +13,6 @@ from outthink.cli.console import err
 from outthink.core.errors import CheckpointError, UserError
 
 if TYPE_CHECKING:
-    from outthink.core.registry import Method
     from outthink.lm.model import Model
 
 ModelOption = Annotated[
@@ -70,13 +69,6 @@ def read_settings(pairs: Iterable[str], defaults: Mapping[str, Any]) -> dict[str
             raise UserError(f"Option {name}={value!r} must be a {_KIND.get(type(default), type(default).__name__)}.")
         settings[name] = read
     return settings
-
-
-def check_options(method: Method, options: Mapping[str, Any]) -> None:
-    """Raise UserError for an option that ``method`` has not, before a model is loaded."""
-    if unknown := sorted(options.keys() - method.options.keys()):
-        has = ", ".join(method.options) or "none"
-        raise UserError(f"Strategy '{method.name}' has no option {', '.join(unknown)}; it has: {has}.")
 
 
 _KIND = {int: "whole number", float: "number", bool: "true or false", str: "word"}

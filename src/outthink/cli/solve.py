@@ -18,7 +18,6 @@ from outthink.cli.options import (
     JsonOption,
     ModelOption,
     SeedOption,
-    check_options,
     open_model,
     read_settings,
 )
@@ -68,7 +67,7 @@ def solve(
     text, limits = read_text(problem, "problem"), Budget(budget)
     method, sampling = STRATEGIES.get(strategy), Sampling(temperature=temperature, seed=seed)
     options = read_settings(option or [], method.options) | ({} if n is None else {"n": n})
-    check_options(method, options)
+    method.check_options(options)
     if verifier is not None:
         VERIFIERS.get(verifier)
     page = None if tree is None else output_file(tree)
@@ -100,13 +99,13 @@ def solve(
             "interrupted": progress.stopped,
             "version": outthink.__version__,
         }
+    _print(posterior, question, facts, json=json, quiet=quiet, interrupted=progress.stopped)
     if page is not None:
         from outthink.cli.tree import tree_page
 
         write_text(page, tree_page(posterior, question, facts))
         if not quiet:
             err().print(f"tree of reasoning: {page}", style="dim", soft_wrap=True)
-    _print(posterior, question, facts, json=json, quiet=quiet, interrupted=progress.stopped)
 
 
 def _print(

@@ -13,14 +13,14 @@ class TextStream:
     """Writes pieces of one text as they come, but never any part of a stop string.
 
     `on_token` may be called from any thread; ``write`` is called by the event loop in which the stream was made. When
-    it raises BrokenPipeError (the reader has gone away), ``give_up`` is called, and `finish` raises the error.
+    it raises OSError (the reader has gone away, the disk is full), ``give_up`` is called, and `finish` raises it again.
     """
 
     def __init__(self, stop: Sequence[str], give_up: Callable[[], None], write: Callable[[str], None]) -> None:
         self._stop, self._give_up, self._write_out = tuple(stop), give_up, write
         self._loop = asyncio.get_running_loop()
         self._text, self._written = "", 0
-        self._broken = False
+        self._broken: OSError | None = None
 
     def on_token(self, _index: int, text: str) -> None:
         """Take a new piece; see `outthink.lm.protocol.OnToken`."""
@@ -32,8 +32,8 @@ class TextStream:
         self._write(completion[self._written :])
         if not completion.endswith("\n"):
             self._write("\n")
-        if self._broken:
-            raise BrokenPipeError
+        if self._broken is not None:
+            raise self._broken
 
     def _take(self, text: str) -> None:
         self._text += text
@@ -43,12 +43,12 @@ class TextStream:
             self._written = safe
 
     def _write(self, text: str) -> None:
-        if self._broken or not text:
+        if self._broken is not None or not text:
             return
         try:
             self._write_out(text)
-        except BrokenPipeError:
-            self._broken = True
+        except OSError as error:
+            self._broken = error
             self._give_up()
 
 

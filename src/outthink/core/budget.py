@@ -14,12 +14,14 @@ from outthink.core.errors import BudgetError
 
 _SCALE = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15}
 _UNITS = {
-    "tokens": ("tokens", "token", "tok", ""),
-    "seconds": ("seconds", "second", "sec", "s"),
-    "flops": ("flops", "flop"),
-}
+    "tokens": {"tokens": 1.0, "token": 1.0, "tok": 1.0, "": 1.0},
+    "seconds": {"seconds": 1.0, "second": 1.0, "sec": 1.0, "s": 1.0, "ms": 1e-3, "minutes": 60.0, "minute": 60.0,
+                "min": 60.0, "hours": 3600.0, "hour": 3600.0, "h": 3600.0},
+    "flops": {"flops": 1.0, "flop": 1.0},
+}  # fmt: skip
 _NAMES = "|".join(name for names in _UNITS.values() for name in names)  # so that "tokens" is no trillion "okens"
-_NUMBER = re.compile(rf"^([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([kmgtp]?)\s*({_NAMES})$")
+_NUMBER = re.compile(rf"^([0-9]*\.?[0-9]+\.?(?:e[+-]?[0-9]+)?)\s*(?:({_NAMES})|([kmgtp])\s*({_NAMES}))$")
+_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,9 @@ class Budget:
                     raise BudgetError(f"Budget {text!r} sets {unit} twice.")
                 limits[unit] = amount
         for unit, amount in limits.items():
-            if amount is not None and not (amount >= 0 and math.isfinite(amount)):
-                raise BudgetError(f"Budget {unit}={amount!r} must be a number of at least 0.")
+            number = isinstance(amount, int | float) and not isinstance(amount, bool)
+            if amount is not None and not (number and amount >= 0 and math.isfinite(amount)):
+                raise BudgetError(f"Budget {unit}={amount!r} must be a finite number of at least 0.")
             object.__setattr__(self, unit, amount)
 
     def __str__(self) -> str:
@@ -60,17 +63,19 @@ class Budget:
 
 def _parse(text: str) -> dict[str, float]:
     limits: dict[str, float] = {}
-    for part in text.lower().replace("_", "").split(","):
+    for part in _THOUSANDS.sub("", text.lower().replace("_", "")).split(","):
         match = _NUMBER.match(part.strip())
-        unit = next((u for u, names in _UNITS.items() if match and match[3] in names), None)
-        if match is None or unit is None or (unit == "seconds" and match[2]):  # "ms" is not a million seconds
+        scale, name = ("", "") if match is None else (match[3] or "", match[2] if match[3] is None else match[4])
+        unit = next((u for u, names in _UNITS.items() if match and name in names), None)
+        # A bare "1m" could be a million tokens or a minute.
+        if match is None or unit is None or (scale and unit == "seconds") or (scale == "m" and not name):
             raise BudgetError(
-                f"Cannot read budget {text!r}. Write an amount and a unit, such as '4k tokens', '2.5 s', '1e12 flops' "
-                "or several with commas between."
+                f"Cannot read budget {text!r}. Write an amount and a unit, such as '4k tokens', '1M tokens', '2.5 s', "
+                "'5 min', '1e12 flops' or several with commas between."
             )
         if unit in limits:
             raise BudgetError(f"Budget {text!r} sets {unit} twice.")
-        limits[unit] = float(match[1]) * _SCALE[match[2]]
+        limits[unit] = float(match[1]) * _SCALE[scale] * _UNITS[unit][name]
     return limits
 
 

@@ -39,11 +39,27 @@ class Question:
         return self.parse(text if line.finish == "stop" else text[: text.rfind("\n") + 1])
 
 
-_BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
-_MARKED = re.compile(r"^\s*(?:final answer|answer|####)\s*:?\s*(\S.*?)\s*$", re.IGNORECASE | re.MULTILINE)
+_MARKED = re.compile(
+    r"^[ \t*_]*(?:(?:final[ \t]+)?answer[*_]*[ \t]*:[*_]*|####)[ \t]*(\S[^\n]*)$", re.IGNORECASE | re.MULTILINE
+)
 
 
 def parse_answer(text: str) -> str | None:
-    """The last answer that ``text`` marks as one: ``\\boxed{X}``, a line ``answer: X`` or a line ``#### X``."""
-    found = [(m.start(), m[1].strip()) for pattern in (_BOXED, _MARKED) for m in pattern.finditer(text)]
-    return max(found)[1] if found else None
+    """The last answer that ``text`` marks as one: a line ``answer: X`` or ``#### X``, or ``\\boxed{X}``.
+
+    Marks of emphasis around it are dropped.
+    """
+    found = [(m.start(), m[1]) for m in _MARKED.finditer(text)]
+    if (boxed := text.rfind("\\boxed{")) >= 0 and (inside := _braced(text, boxed + len("\\boxed{"))) is not None:
+        found.append((boxed, inside))
+    return (max(found)[1].strip(" \t\r*_$") or None) if found else None
+
+
+def _braced(text: str, start: int) -> str | None:
+    """What stands between ``start`` and the brace that closes the one before it; None where none does."""
+    depth = 1
+    for at in range(start, len(text)):
+        depth += (text[at] == "{") - (text[at] == "}")
+        if depth == 0:
+            return text[start:at]
+    return None

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, Literal, TypeVar, get_args
 
-from outthink.core.errors import UnknownNameError
+from outthink.core.errors import UnknownNameError, UserError
 
 T = TypeVar("T")
 
 Guarantee = Literal["lossless", "unbiased", "consistent", "bounded", "heuristic"]
+COUNTS = ("n", "width", "max_tokens")  # options that count something, wherever a method has them
 GUARANTEES: tuple[str, ...] = get_args(Guarantee)
 
 
@@ -39,6 +40,17 @@ class Method:
         """The options that ``run`` takes by keyword, with their defaults."""
         parameters = inspect.signature(self.run).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Raise UserError for an option that the method has not, or of the wrong type, or below its least value."""
+        known = self.options
+        if unknown := sorted(options.keys() - known.keys()):
+            has = ", ".join(known) or "none"
+            raise UserError(f"Strategy '{self.name}' has no option {', '.join(unknown)}; it has: {has}.")
+        for name, value in options.items():
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if name in COUNTS and value is not None and not (whole and value >= 1):
+                raise UserError(f"{name}={value!r} must be a whole number of at least 1.")
 
     def __post_init__(self) -> None:
         if self.guarantee not in GUARANTEES:

@@ -11,7 +11,9 @@ from outthink.core.sampling import Sampling, Until
 
 
 def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
-    """Raise PromptError for ids outside the vocabulary."""
+    """Raise PromptError for what is no whole number, and for ids outside the vocabulary."""
+    if wrong := [t for t in tokens if not isinstance(t, SupportsIndex)]:
+        raise PromptError(f"Token id {wrong[0]!r} is no whole number.")
     if bad := [t for t in tokens if not 0 <= t < vocab_size]:
         raise PromptError(f"Token id {bad[0]} is outside the vocabulary of {vocab_size:,}.")
 
@@ -23,7 +25,7 @@ def check_prompt(tokens: Sequence[int], max_positions: int, vocab_size: int) -> 
     if len(tokens) >= max_positions:
         raise PromptError(
             f"The prompt has {len(tokens):,} tokens, and {max_positions:,} positions is the most that this model and "
-            "its page pool hold, with at least one to be written. Shorten the prompt or raise the KV memory."
+            "its page pool hold, with at least one to be written. Shorten the prompt."
         )
     check_tokens(tokens, vocab_size)
 

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from outthink.core.errors import EngineError
 from outthink.engine.billing import Costs, Purse, Stats, bill
 from outthink.engine.pack import pack, page_copies
 from outthink.engine.sampler import Row, log_softmax, sample
@@ -68,6 +69,8 @@ class Engine:
             if (copies := page_copies(slices)) is not None:
                 self.backend.copy_pages(*copies)
             logits = self.backend.run(batch)
+            if not np.isfinite(logits).all():
+                raise EngineError("the model computed logits that are no numbers; its weights are damaged")
             bill(slices, self.costs, self.stats)
             self.scheduler.commit(slices)
             draws = self._settle_slices(slices, logits, first_rows)
@@ -222,18 +225,28 @@ class Engine:
         return draws
 
     def _start_ready(self) -> list[tuple[Sequence, NDArray[np.float32]]]:
-        """Start the tasks whose parent's logits are known; returns the first draws of their children."""
+        """Start the tasks whose parent's logits are known; returns the first draws of their children.
+
+        No more children are born in one step than a step may compute; the others follow in the next.
+        """
         ready, self._ready = self._ready, []
-        draws = []
+        draws, room = [], self.scheduler.limits.max_sequences
         for task in ready:
             if task.over:
+                continue
+            if room == 0:
+                self._ready.append(task)
                 continue
             logits = task.parent.tail_logits
             assert logits is not None  # kept for as long as the parent is open
             task.ledger.charge(cached=task.prompt.unpaid)  # what others computed
             task.prompt.unpaid = 0
             if isinstance(task, Extend):
-                draws += [(self._new_child(task), logits) for _ in task.keys]
+                born = min(room, len(task.keys) - len(task.children))
+                draws += [(self._new_child(task), logits) for _ in range(born)]
+                room -= born
+                if len(task.children) < len(task.keys):
+                    self._ready.append(task)
             else:
                 self._start_score(task, logits)
         return draws
@@ -247,11 +260,12 @@ class Engine:
                 ledger.charge(decoded=1)
                 affordable.append((sequence, logits))
             else:
-                sequence.tail_logits = logits.copy()  # nothing follows them, so they stay the last
+                if sequence.tail_logits is not logits:  # nothing follows them, so they stay the last
+                    sequence.tail_logits = logits.copy()
                 self._finish(sequence, "budget")
         if not affordable:
             return
-        drawn = sample(np.stack([logits for _, logits in affordable]), [_row(sequence) for sequence, _ in affordable])
+        drawn = sample([logits for _, logits in affordable], [_row(sequence) for sequence, _ in affordable])
         self.stats.drawn += len(affordable)
         for i, (sequence, _) in enumerate(affordable):
             generation, token = _generation(sequence), int(drawn.tokens[i])

@@ -12,6 +12,7 @@ from outthink.core.rng import mix, uniforms
 from outthink.core.sampling import Sampling
 
 Floats = NDArray[np.float64]
+BLOCK_ELEMENTS = 1 << 21  # about six arrays of float64 of this size are alive at a time
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,24 @@ class Draws:
     top: list[list[tuple[int, float]]]
 
 
-def sample(logits: NDArray[np.float32], rows: Sequence[Row]) -> Draws:
-    """Draw one token for each row of ``logits`` [R, V]; row r depends on ``logits[r]`` and ``rows[r]`` alone."""
+def sample(logits: Sequence[NDArray[np.float32]], rows: Sequence[Row]) -> Draws:
+    """Draw one token for each row of logits [V]; row r depends on ``logits[r]`` and ``rows[r]`` alone.
+
+    Works through so many rows at a time that its own memory stays below about 100 MB.
+    """
+    size = max(1, BLOCK_ELEMENTS // len(logits[0]))
+    parts = [_sample(np.stack(logits[i : i + size]), rows[i : i + size]) for i in range(0, len(rows), size)]
+    if len(parts) == 1:
+        return parts[0]
+    return Draws(
+        np.concatenate([part.tokens for part in parts]),
+        np.concatenate([part.log_probs for part in parts]),
+        np.concatenate([part.sample_log_probs for part in parts]),
+        [top for part in parts for top in part.top],
+    )
+
+
+def _sample(logits: NDArray[np.float32], rows: Sequence[Row]) -> Draws:
     model = log_softmax(logits.astype(np.float64))
     law = sampling_law(logits, rows)
     keys = np.array([mix(int(row.sampling.seed), row.key) for row in rows], dtype=np.uint64)

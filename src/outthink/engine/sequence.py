@@ -95,7 +95,7 @@ class Task:
 class Extend(Task):
     """Grow ``len(keys)`` children; ``keys`` are the random keys of the children. ``done`` gets the list of children.
 
-    ``on_token(child index, text)``, if given, is called with each bit of new text; ``on_end(child)`` as each child ends.
+    ``on_token(child index, text)``, if given, is called with each bit of new text, ``on_end(child)`` as each ends.
     """
 
     keys: Tokens[int] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -23,6 +24,7 @@ class EngineThread:
         self._closing = self._stopped = False
         self._thread = threading.Thread(target=self._run, name="outthink-engine", daemon=True)
         self._thread.start()
+        atexit.register(self.close)
 
     def submit(self, command: Callable[[], None]) -> None:
         """Have ``command`` run on the stepping thread between two steps. Safe from any thread.
@@ -53,6 +55,7 @@ class EngineThread:
         """Stop stepping; requests in flight end with an EngineError."""
         self._closing = True
         self._wake.set()
+        atexit.unregister(self.close)
         if threading.current_thread() is not self._thread:
             self._thread.join()
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, SupportsIndex
 
 from outthink.core.budget import Ledger
-from outthink.core.errors import BranchClosedError, PromptError
+from outthink.core.errors import BranchClosedError, PromptError, SamplingError
 from outthink.core.question import Prompt
 from outthink.core.rng import mix
 from outthink.core.sampling import Sampling, Until
@@ -122,7 +122,9 @@ class LocalBranch(BaseBranch):
     ) -> list[Branch]:
         """See `Branch.extend`."""
         self.refuse_if_closed("extend")
-        if n < 1:
+        if not isinstance(n, SupportsIndex) or n < 0:
+            raise SamplingError(f"n={n!r} is out of range: it must be a whole number of at least 0.")
+        if n == 0:
             return []
         until, sampling = until or Until(), sampling or self._lm.sampling
         check_options(sampling, until, self._lm._tokenizer.vocab_size)
@@ -264,7 +266,7 @@ def _guarded(on_token: OnToken, failed: Callable[[BaseException], None]) -> OnTo
     def shown(index: int, text: str) -> None:
         try:
             on_token(index, text)
-        except Exception as error:  # noqa: BLE001  it is the caller's, and reaches the caller
+        except BaseException as error:  # noqa: BLE001  whatever it is, it is the caller's, and reaches the caller
             failed(error)
 
     return shown

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 import outthink.models
 from outthink.core.budget import Ledger
@@ -13,10 +15,12 @@ from outthink.core.errors import UnknownNameError, UserError
 from outthink.core.sampling import Sampling
 from outthink.engine.engine import Costs, Engine
 from outthink.engine.thread import EngineThread
+from outthink.kernels.cpu.backend import CpuBackend
+from outthink.kernels.cpu.extension import why_not
 from outthink.kernels.reference.paged import TorchBackend
 from outthink.kernels.step import Backend
 from outthink.lm.local import LocalLM
-from outthink.models.checkpoint import LoadedModel, load_model
+from outthink.models.checkpoint import LoadedModel, StoredWeights, load_model
 from outthink.models.config import ModelConfig
 from outthink.models.flops import head_flops, prefill_flops
 from outthink.scheduling import Limits
@@ -78,12 +82,10 @@ def load(
     paged KV cache (default: room for 64 sequences of full context, at most 2 GiB or a quarter of the machine's memory).
     Raises CheckpointError and UserError as `outthink.models.checkpoint.load_model`.
     """
-    loaded = load_model(resolve(source), dtype=dtype, device=device)
+    loaded, computed = open_backend(resolve(source), dtype, device, backend, kv_gib)
     config = loaded.config
-    pages = num_pages(config, next(loaded.model.parameters()).element_size(), kv_gib)
-    made = make_backend(loaded, pages, backend, device)
     costs = Costs(lambda start, count: prefill_flops(config, start, count), head_flops(config))
-    engine = Engine(made, loaded.tokenizer, costs, config.max_positions, limits)
+    engine = Engine(computed, loaded.tokenizer, costs, config.max_positions, limits)
     return Model(loaded, EngineThread(engine))
 
 
@@ -101,29 +103,47 @@ def resolve(source: str | Path | None) -> str | Path:
     return bundled if str(source) in bundled_models() and not Path(source).is_dir() else source
 
 
-def make_backend(loaded: LoadedModel, pages: int, backend: str, device: str) -> Backend:
-    """The backend by name. Raises UnknownNameError, and CapabilityError where ``cpu`` cannot run this model."""
+def open_backend(
+    source: str | Path, dtype: str, device: str, backend: str, kv_gib: float | None
+) -> tuple[LoadedModel, Backend]:
+    """The model and the backend that computes it.
+
+    Raises UnknownNameError for an unknown backend, CapabilityError where ``cpu`` cannot run this model.
+    """
     if backend not in BACKENDS:
         raise UnknownNameError("backend", backend, BACKENDS)
-    if backend == "cpu" or (backend == "auto" and device == "cpu"):
-        from outthink.kernels.cpu.backend import CpuBackend
-        from outthink.kernels.cpu.extension import why_not
+    if backend == "cpu" and device != "cpu":
+        raise UserError(f"The backend 'cpu' runs on the CPU, not on {device!r}; leave one of the two out.")
+    if backend == "reference" or device != "cpu":
+        return _reference(load_model(source, dtype=dtype, device=device), kv_gib)
+    # Packed straight from the files: in the stored dtype this maps the model and reads none of it.
+    loaded = load_model(source, dtype="auto")
+    reason = why_not(loaded.config)
+    if reason is None or backend == "cpu":
+        stored = loaded.config.dtype if dtype == "auto" else dtype
+        weight_format = "bfloat16" if stored == "bfloat16" else "float32"
+        pages = num_pages(loaded.config, getattr(torch, weight_format).itemsize, kv_gib)
+        loaded = replace(loaded, config=replace(loaded.config, dtype=weight_format))
+        return loaded, CpuBackend(loaded.model, pages, weight_format=weight_format, tensors=StoredWeights(loaded))
+    warnings.warn(f"{reason} Running on plain torch, which is several times slower.", stacklevel=3)
+    return _reference(loaded if dtype == "auto" else load_model(source, dtype=dtype), kv_gib)
 
-        reason = why_not(loaded.config)
-        if reason is None or backend == "cpu":
-            return CpuBackend(loaded.model, pages)
-        warnings.warn(f"{reason} Running on plain torch, which is several times slower.", stacklevel=3)
-    return TorchBackend(loaded.model, pages)
+
+def _reference(loaded: LoadedModel, kv_gib: float | None) -> tuple[LoadedModel, Backend]:
+    pages = num_pages(loaded.config, getattr(torch, loaded.config.dtype).itemsize, kv_gib)
+    return loaded, TorchBackend(loaded.model, pages)
 
 
 def num_pages(config: ModelConfig, element_size: int, kv_gib: float | None) -> int:
     """How many KV pages to make of ``kv_gib`` GiB, or by default. Raises UserError where not even two fit."""
     page_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * PAGE_SIZE * element_size
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if kv_gib is None:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         wanted = 64 * -(-config.max_positions // PAGE_SIZE) * page_bytes
         budget = min(wanted, 2 << 30, memory // 4)
     else:
+        if not 0 < kv_gib * (1 << 30) <= memory:
+            raise UserError(f"kv_gib={kv_gib!r} must be above 0 and at most this machine's {memory >> 30} GiB.")
         budget = int(kv_gib * (1 << 30))
     if budget < 2 * page_bytes:
         raise UserError(f"{budget:,} bytes of KV memory hold fewer than two pages of {page_bytes:,} bytes; give more.")

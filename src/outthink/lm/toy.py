@@ -177,8 +177,8 @@ class ToyBranch(BaseBranch):
         if not self._charge(decoded=1):
             self.finish_with("budget")
             return
-        logits = lm.law(self._prefix)[None, :].astype(np.float32)
-        drawn = sample(logits, [Row(sampling, self.key, len(self._prefix), self._prefix, self.tokens)])
+        logits = lm.law(self._prefix).astype(np.float32)
+        drawn = sample([logits], [Row(sampling, self.key, len(self._prefix), self._prefix, self.tokens)])
         token = int(drawn.tokens[0])
         self._prefix, self.tokens = (*self._prefix, token), (*self.tokens, token)
         self.log_probs = (*self.log_probs, float(drawn.log_probs[0]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,11 +55,38 @@ def load_model(source: str | Path, dtype: str = "auto", device: str = "cpu") -> 
             f"{tokenizer.where} has ids up to {tokenizer.vocab_size - 1}, but the model's vocab_size is "
             f"{config.vocab_size}: they do not belong together."
         )
+    if outside := [t for t in config.eos_token_ids if not 0 <= t < config.vocab_size]:
+        raise CheckpointError(
+            f"{directory}: eos_token_id {outside[0]} is outside the vocabulary of {config.vocab_size:,}: "
+            "no text would ever end. Mend config.json or generation_config.json."
+        )
     config = replace(config, dtype=_resolve_dtype(dtype, config, stored))
     weights = _read(stored, getattr(torch, config.dtype), target)
     model.load_state_dict(weights, assign=True)
     model.config = config
     return LoadedModel(config, model.requires_grad_(False).eval().to(target), tokenizer, directory)
+
+
+class StoredWeights(Mapping[str, Tensor]):
+    """The tensors of a loaded model by name, as they are stored, each mapped anew when it is asked for.
+
+    What is read of a tensor stays resident only as long as the tensor does, so that a backend which packs weights in
+    its own way never holds two copies of the model.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        found = find_tensors(loaded.source)
+        self._files = {name: found[name].file for name in loaded.model.state_dict()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        with safe_open(self._files[name], framework="pt") as file:
+            return file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
 
 
 def read_config(directory: Path) -> ModelConfig:
@@ -81,7 +108,9 @@ def check_tensors(directory: Path, model: Transformer, config: ModelConfig) -> d
     found = find_tensors(directory)
     for name, shape in expected.items():
         if name not in found:
-            raise CheckpointError(f"{directory}: the tensor '{name}' of shape {list(shape)} is missing.")
+            files = sorted({str(tensor.file) for tensor in found.values()})
+            where = files[0] if len(files) == 1 else str(directory)
+            raise CheckpointError(f"{where}: the tensor '{name}' of shape {list(shape)} is missing.")
         _check_tensor(name, found[name], shape)
     for name in sorted(found.keys() - expected.keys()):
         if not _HARMLESS.fullmatch(name):
@@ -130,10 +159,14 @@ def _resolve_dtype(dtype: str, config: ModelConfig, stored: Mapping[str, StoredT
 
 
 def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"Device {name!r} is not known; use 'cpu', 'cuda' or 'cuda:1'.") from error
+    match = re.fullmatch(r"cpu|cuda(?::([0-9]+))?", name)
+    if match is None:
+        raise UserError(f"Device {name!r} is not known; use 'cpu', 'cuda' or 'cuda:1'.")
+    device = torch.device(name)
+    if match[1] is not None and torch.cuda.is_available() and int(match[1]) >= torch.cuda.device_count():
+        raise UserError(
+            f"Device {name!r} was asked for; the CUDA devices here are 0 to {torch.cuda.device_count() - 1}."
+        )
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("Device 'cuda' was asked for, but torch sees no CUDA device; use 'cpu'.")
     return device

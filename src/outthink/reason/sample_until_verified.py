@@ -37,7 +37,7 @@ async def sample_until_verified(
     max_tokens: int | None = None,
 ) -> Posterior:
     """Sample at most ``n`` lines, ``width`` at a time, and stop once the verifier accepts one."""
-    if verifier is None:
+    if verifier is None or not verifier.accepts(0.0):  # 0 is the log-weight of certainty
         raise CapabilityError(
             "sample-until-verified needs a verifier that can accept a line: give one, such as 'exact'."
         )

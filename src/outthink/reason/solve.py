@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 from outthink.core.budget import Budget, Ledger
-from outthink.core.errors import PromptError, UserError
+from outthink.core.errors import PromptError
 from outthink.core.posterior import Posterior
 from outthink.core.question import Question, parse_answer
 from outthink.core.registry import Method
@@ -50,18 +51,12 @@ async def think(
     """
     method = STRATEGIES.get(strategy) if isinstance(strategy, str) else strategy
     judge = VERIFIERS.get(verifier)() if isinstance(verifier, str) else verifier
-    if unknown := options.keys() - method.options.keys():
-        raise UserError(
-            f"Strategy '{method.name}' has no option {', '.join(sorted(unknown))}; it has: {', '.join(method.options)}."
-        )
-    for name in ("n", "width", "max_tokens"):
-        if options.get(name) is not None and options[name] < 1:
-            raise UserError(f"{name}={options[name]} must be at least 1.")
+    method.check_options(options)
     if judge is not None:
         judge.require(question)
     posterior = await method.run(question, lm, judge, lm.ledger, **options)
     cut = lm.ledger.exhausted or any(thought.finish == "budget" for thought in lm.tree.walk())
-    stopped = "budget" if cut and posterior.stopped == "finished" else posterior.stopped
+    stopped = "budget" if cut and posterior.stopped != "verified" else posterior.stopped
     return replace(posterior, cost=lm.ledger.bill, tree=lm.tree, method=method.name, stopped=stopped)
 
 
@@ -84,9 +79,19 @@ def solve(
     limits = budget if isinstance(budget, Budget) else Budget(budget)
     method = STRATEGIES.get(strategy)
     if isinstance(model, Model):
-        return asyncio.run(_solve(problem, model, method, limits, verifier, sampling, on_start, options))
-    with load(model) if model is not None else load() as loaded:
-        return asyncio.run(_solve(problem, loaded, method, limits, verifier, sampling, on_start, options))
+        return _run(_solve(problem, model, method, limits, verifier, sampling, on_start, options))
+    with load(model) as loaded:
+        return _run(_solve(problem, loaded, method, limits, verifier, sampling, on_start, options))
+
+
+def _run(work: Coroutine[Any, Any, Posterior]) -> Posterior:
+    """Run ``work`` to its end, in a thread of its own where an event loop runs already (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 async def _solve(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
+from outthink.core.errors import UserError
 from outthink.kv.cache import Copy, Lease, PagedCache
 
 
@@ -42,6 +43,11 @@ class Limits:
 
     max_batch_tokens: int = 512
     max_sequences: int = 256
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"{name}={value!r} must be a whole number of at least 1.")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from outthink.core.errors import TaskError
+from outthink.core.question import parse_answer as parse_answer
 
 Split = Literal["train", "validation", "test"]
 ANSWER = "answer: "
@@ -96,14 +97,6 @@ class Problem:
 
     def rerender(self, seed: int) -> Problem:
         return family(self.family).rerender(self, seed)
-
-
-def parse_answer(text: str) -> str | None:
-    """The text after the first line that begins with ``answer:``, or None where there is no finished answer line."""
-    for line in text.splitlines():
-        if line.startswith(ANSWER.strip()):
-            return line[len(ANSWER.strip()) :].strip() or None
-    return None
 
 
 def rng_for(family_name: str, seed: int, difficulty: float) -> random.Random:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from outthink.core.errors import CapabilityError
 from outthink.kernels.cpu.extension import PAGE_SIZE, compiled, usable_cores, why_not
@@ -26,9 +28,9 @@ class CpuBackend:
     ``weight_format`` "float32" computes in float32 throughout; "bfloat16" rounds weights, KV and the inputs of every
     product to bfloat16 and adds in float32. "int8" and "int4" round weights to the nearest of 255 codes for each
     output, or of 16 for each ``group`` (32 or 128) of an output's inputs; products take int8 inputs with a scale for
-    each 128, KV is bfloat16, and the head is int8. None follows the model's weights. The weights are copied, except an embedding
-    that already is float32 or bfloat16. ``threads`` None means all cores this process may use, ``isa`` one of
-    "auto", "avx512", "avx2", "generic".
+    each 128, KV is bfloat16, and the head is int8. None follows the model's weights. The weights are copied, except an
+    embedding that already is float32 or bfloat16. ``threads`` None means all cores this process may use, ``isa`` one of
+    "auto", "avx512", "avx2", "generic". ``tensors`` are the weights by name, where ``model`` is not to be touched.
     Raises CapabilityError where the kernels do not cover the model, ValueError for other bad arguments.
     """
 
@@ -44,6 +46,7 @@ class CpuBackend:
         weight_format: str | None = None,
         group: int = 32,
         isa: str = "auto",
+        tensors: Mapping[str, Tensor] | None = None,
     ) -> None:
         config, extension = model.config, compiled()
         reason = why_not(config)
@@ -76,7 +79,7 @@ class CpuBackend:
             isa=isa,
             threads=self.threads,
         )
-        load_weights(self._core, model, self.max_positions)
+        load_weights(self._core, model, self.max_positions, tensors)
         self.isa: str = self._core.isa
 
     def run(self, batch: StepBatch) -> NDArray[np.float32]:

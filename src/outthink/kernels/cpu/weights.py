@@ -21,16 +21,19 @@ INPUT_MULTIPLE = 32
 TILE_OUTPUTS = 64
 
 
-def load_weights(core: Any, model: Any, max_positions: int) -> None:
-    """Hand every weight of ``model``, a `Transformer`, to ``core``, packed. float32 and bfloat16 go as they are."""
-    config, tensors = model.config, model.state_dict()
-    loader = _Loader(core, config, tensors)
+def load_weights(core: Any, model: Any, max_positions: int, tensors: Mapping[str, Tensor] | None = None) -> None:
+    """Hand every weight of ``model``, a `Transformer`, to ``core``, packed. float32 and bfloat16 go as they are.
+
+    They are taken from ``tensors``, one at a time and by name; by default the model's own.
+    """
+    config, found = model.config, model.state_dict() if tensors is None else tensors
+    loader = _Loader(core, config, found)
     for layer in range(config.num_layers):
         loader.load_layer(layer)
-    core.set_vector(-1, "final_norm", _floats(tensors["model.norm.weight"]))
-    embedding = tensors["model.embed_tokens.weight"]
+    core.set_vector(-1, "final_norm", _floats(found["model.norm.weight"]))
+    embedding = found["model.embed_tokens.weight"]
     core.set_embedding(_matrix(embedding))
-    head = embedding if config.tie_embeddings else tensors["lm_head.weight"]
+    head = embedding if config.tie_embeddings else found["lm_head.weight"]
     loader.load_linear(-1, "head", [head], ranges([config.vocab_size], TILE_OUTPUTS), loader.hidden_columns)
     cos, sin = rotation_tables(model.model.rotary, max_positions)
     core.set_rotation(cos, sin)
