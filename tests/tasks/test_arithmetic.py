@@ -110,6 +110,7 @@ def test_answers_are_those_of_python() -> None:
             assert eval(left) == int(right)
 
 
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")
 @settings(max_examples=300)
 @given(st.text("0123456789+-*() ", max_size=24))
 def test_expressions_are_read_as_python_reads_them(text: str) -> None:

@@ -162,6 +162,7 @@ def test_canonical_forms_differ_where_meaning_does() -> None:
     assert len({problem.canonical for problem in problems if problem is not None}) == len(stories)
 
 
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")
 @settings(max_examples=200)
 @given(st.text("0123456789+-*/() ", max_size=20))
 def test_the_calculator_computes_or_says_error(text: str) -> None:

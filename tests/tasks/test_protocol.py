@@ -14,6 +14,7 @@ import pytest
 
 from outthink.core import registry
 from outthink.core.errors import TaskError, UnknownNameError
+from outthink.tasks import suites
 from outthink.tasks.arithmetic import Arithmetic
 from outthink.tasks.families import FAMILIES, family_names, get_family, read_problem
 from outthink.tasks.laws import check_family, check_splits, digest
@@ -94,12 +95,14 @@ def draws(count: int) -> list[tuple[int, float]]:
     return [(seed, (seed % 21) / 20) for seed in range(count)]
 
 
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")
 @pytest.mark.parametrize("name", NAMES)
 def test_laws_hold(name: str) -> None:
     check_family(get_family(name), draws(200), RIGHT.get(name))
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")
 @pytest.mark.parametrize("name", NAMES)
 def test_laws_hold_on_many_problems(name: str) -> None:
     check_family(get_family(name), draws(10_000), RIGHT.get(name))
@@ -271,8 +274,27 @@ def test_samples_are_distinct() -> None:
         ("validation", 0.4, "countdown")
     }
     assert draw_problems("countdown", 0.4, "validation", 30, 4) != drawn
-    with pytest.raises(TaskError, match="fewer than 500 distinct"):
-        draw_problems("deduction", 0.0, "validation", 500, 1)
+
+
+class Narrow(Arithmetic):
+    """It has 45 problems: sums of two digits from 1 to 9."""
+
+    def generate(self, seed: int, difficulty: float) -> Problem:
+        return self.build(seed, 0.0, digits=1)
+
+
+def test_asking_for_more_problems_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suites, "get_family", lambda name: Narrow())
+    canonical = {f"+{a}+{b}" for a in range(1, 10) for b in range(a, 10)}
+    found = {problem.canonical for problem in (Narrow().generate(seed, 0.0) for seed in range(2000))}
+    assert found == canonical
+    there = sum(Narrow().read(text[1:]).split == "train" for text in canonical)
+    assert len(draw_problems("narrow", 0.0, "train", there, 1)) == there
+    with pytest.raises(TaskError, match=f"fewer than {there + 1} distinct problems of this split: {there} came up"):
+        draw_problems("narrow", 0.0, "train", there + 1, 1)
+    monkeypatch.setattr(suites, "MOST_DRAWS", 1)
+    with pytest.raises(TaskError, match="no test problem in 1 draws"):
+        draw_problems("narrow", 0.0, "test", 20, 1)
 
 
 def test_functional_suites_tell_the_same_problems_otherwise() -> None:

@@ -36,6 +36,7 @@ def run(text: str, terms: Sequence[int], count: int) -> list[int]:
     return found
 
 
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")
 @settings(max_examples=300)
 @given(st.text("0129nab+-*() ", max_size=16) | st.lists(st.sampled_from(TOKENS), max_size=12).map("".join))
 def test_programs_are_read_as_python_reads_them(text: str) -> None:
