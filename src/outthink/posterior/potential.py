@@ -37,7 +37,7 @@ class Twist(Protocol):
     """
 
     def log_twist(self, prefix: Prefix) -> float:
-        """The log of the forecast for an unfinished prefix (nats)."""
+        """The log of the forecast for an unfinished prefix (nats); -inf only where no continuation has any weight."""
         ...
 
     def log_biases(self, prefix: Prefix) -> Mapping[int, float]:

@@ -15,6 +15,8 @@ STRATEGIES: Registry[Method] = Registry(
         "entropic-particle-filter": "outthink.reason.particles.filters:entropic_particle_filter",
         "particle-gibbs": "outthink.reason.particles.gibbs:particle_gibbs",
         "tempered-particle-gibbs": "outthink.reason.particles.gibbs:tempered_particle_gibbs",
+        "token-smc": "outthink.reason.particles.tokens:token_smc",
+        "twisted-smc": "outthink.reason.particles.tokens:twisted_smc",
         "step-beam": "outthink.reason.search.step_beam:step_beam",
         "rebase": "outthink.reason.search.rebase:rebase",
         "dvts": "outthink.reason.search.dvts:dvts",
