@@ -141,7 +141,7 @@ def run_machine(machine: type[EngineMachine], examples: int, steps: int, shrink:
 
 
 def test_any_use_keeps_pages_tokens_and_bills_exact() -> None:
-    run_machine(EngineMachine, examples=150, steps=60, shrink=True)
+    run_machine(EngineMachine, examples=110, steps=60, shrink=True)
 
 
 class ForkCountsNoTail(PagedCache):

@@ -192,6 +192,7 @@ class World:
         cache, scheduler = self.engine.cache, self.engine.scheduler
         assert not (scheduler.waiting or scheduler.running or scheduler.resting), "sequences are left"
         assert not self.engine._tasks and not self.engine._ready and not self.engine._roots, "work is left"
+        assert not self.engine.busy, "the engine would not sleep"
         assert cache.num_leased(scheduler.leases()) == 0
         lease = cache.lease([0])
         assert cache.reserve(lease, cache.num_pages * cache.page_size) is not None, "a cached page cannot be evicted"
