@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outthink.core.budget import Budget, Ledger
-from outthink.reason.search.flight import Flight
+from outthink.reason.search.flight import LAUNCH, Flight
 from outthink.reason.search.purse import Purse
 
 
@@ -43,7 +43,7 @@ def by_tokens(ticks, most):
     while waiting or flying:
         while waiting and len(flying) < most:
             name, count = waiting.pop(0)
-            flying.append((now + count, name))
+            flying.append((now + LAUNCH + count, name))
         first = min(flying)
         flying.remove(first)
         now, name = first

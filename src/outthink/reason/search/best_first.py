@@ -14,6 +14,8 @@ from outthink.lm.protocol import LM
 from outthink.reason.search.tree import Expansion, Node, Search, at_least
 from outthink.verify import Verifier
 
+DIVES = 2  # a line to its end costs as many lines as its steps are wide; the budget should do for so many
+
 
 class Frontier:
     """Lines by cost, cheapest first; among equal costs the longest line, then the one found first.
@@ -71,7 +73,7 @@ async def best_first(
     ``costs``: of the fit children, given the parent's; ``again``: of a line all of whose children are ruled out.
     """
     at_least(1, n=n, width=width, answers=answers, in_flight=in_flight)
-    frontier = Frontier(search.root, root_cost)
+    frontier, width = Frontier(search.root, root_cost), search.plan(DIVES * width) // DIVES or 1
     while not search.accepted and len(frontier.found) < answers:
         while search.in_flight < in_flight and frontier.expansions < n and search.room:
             if (node := frontier.pop(answers)) is None:

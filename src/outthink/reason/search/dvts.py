@@ -37,6 +37,7 @@ async def dvts(
     """n / width trees of ``width`` draws a step. Trees whose best step is the same stay together and draw for both."""
     at_least(1, n=n, width=width)
     async with Search(question, lm, verifier, ledger, steps=steps, max_tokens=max_tokens) as search:
+        n = search.plan(n)
         width = min(width, n)
         heads, tries, chosen = Counter({search.root: n // width}), Counter[Node](), Counter[Node]()
         waiting = [search.root]

@@ -2,9 +2,9 @@
 
 Nothing waits for a barrier: whichever piece of work is over first comes back first. But "first" by the wall clock would
 depend on what else the engine is doing, and with it every later decision of a search. So time is counted in tokens: a
-piece of work launched at time t that draws its longest child in k tokens is over at t + k. On a continuous batch that
-is also the order of the wall clock, nearly always, so that hardly anything waits; where it is not, the earlier one is
-waited for (as in the conservative simulation of parallel events: Chandy and Misra 1979, IEEE TSE 5).
+piece of work launched at time t that draws its longest child in k tokens is over at t + 2 + k. On a continuous batch
+that is also the order of the wall clock, nearly always, so that hardly anything waits; where it is not, the earlier one
+is waited for (as in the conservative simulation of parallel events: Chandy and Misra 1979, IEEE TSE 5).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 
 from outthink.lm.protocol import OnToken
 
+LAUNCH = 2  # tokens' time from launching work to its first token: without it, what is launched later seems to lag
 T = TypeVar("T")
 Work = Callable[[OnToken], Awaitable[tuple[T, int]]]
 """Given what to call for each token drawn, returns its result and the number of tokens of its longest child."""
@@ -33,10 +34,11 @@ class _Job(Generic[T]):
     @property
     def earliest(self) -> tuple[int, int]:
         """A bound on when it is over, exact once it is; the order of launching breaks ties."""
+        drawing = self.start + LAUNCH
         if self.task.done():
-            return self.start + self.task.result()[1], self.order
+            return drawing + self.task.result()[1], self.order
         # One less than were shown: the last token of a child may show its text in two parts.
-        return self.start + max(0, self.longest - 1), self.order
+        return drawing + max(0, self.longest - 1), self.order
 
 
 class Flight(Generic[T]):
@@ -88,7 +90,7 @@ class Flight(Generic[T]):
         over = min((job.earliest for job in self._jobs if job.task.done()), default=(math.inf, 0))[0]
         self._moved.clear()
         for job in self._jobs:
-            job.watched = over - job.start
+            job.watched = over - job.start - LAUNCH
         await self._moved.wait()
         for job in self._jobs:
             job.watched = math.inf

@@ -58,6 +58,7 @@ async def guided_beam(
         return energy[node]
 
     async with Search(question, lm, verifier, ledger, steps=steps, max_tokens=max_tokens) as search:
+        n = search.plan(n)
         beam, widths, finished = [search.root], [n], list[Node]()
         while beam and not search.accepted and search.room:
             layer = await grow_layer(search, beam, widths)

@@ -10,6 +10,7 @@ from outthink.core.posterior import Posterior
 from outthink.core.question import Question
 from outthink.core.registry import method
 from outthink.lm.protocol import LM
+from outthink.reason.search.best_first import DIVES
 from outthink.reason.search.tree import Expansion, Node, Search, at_least
 from outthink.verify import Verifier
 
@@ -97,6 +98,7 @@ async def mcts(
     at_least(1, n=n, width=width, in_flight=in_flight)
     at_least(0, exploration=exploration)
     async with Search(question, lm, verifier, ledger, steps=steps, max_tokens=max_tokens) as search:
+        width = search.plan(DIVES * width) // DIVES or 1
         tree, simulations = Statistics(exploration), 0
         while not search.accepted:
             while simulations < n and search.in_flight < in_flight and search.room:

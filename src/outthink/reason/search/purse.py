@@ -26,15 +26,17 @@ class Purse:
 
     The ledger itself says at any moment how much was drawn so far, which is a matter of timing. So each piece of work
     is granted the most that it may take when it is launched, and what it left over comes back when its result is taken.
-    Until the first result the prompt is unpaid, and nothing else may be in flight: then it is ``opened``. ``dry`` says
-    that too little was left when somebody asked last.
+    Until the first result the prompt is unpaid, and nothing else may be in flight: then it is ``opened``. ``lines``:
+    how many lines like the first one the rest could pay, if one was written first. ``dry`` says that too little was
+    left when somebody asked last.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._free = ledger.tokens_left
         self._held = HELD * self._free if self._free < math.inf else 0.0
-        self._soft = HELD * ledger.flops_left, HELD * ledger.seconds_left
+        self._at_first = self._left()
+        self.lines = math.inf
         self._longest: float | None = None
         self.opened = self.dry = False
 
@@ -42,6 +44,14 @@ class Purse:
     def free(self) -> float:
         """Tokens that nothing in flight may take; infinite where nothing limits them."""
         return self._free
+
+    def open(self, length: int) -> None:
+        """Begin with one line of ``length`` tokens, and with it the prompt, paid; nothing may be in flight."""
+        left = self._left()
+        shares = [now / max(before - now, 1e-9) for before, now in zip(self._at_first, left, strict=True)]
+        by_tokens = left[0] / max(1, length)
+        self.opened, self._free = True, left[0]
+        self.lines = max(0.0, min(by_tokens, *shares[1:]) / SLACK)
 
     def has_room(self, hold: bool) -> bool:
         """Whether something can be taken. ``hold``: enough must be left to write a line to its end."""
@@ -76,6 +86,8 @@ class Purse:
         return self._free - (self._held if hold else 0.0)
 
     def _nearly_spent(self) -> bool:
-        flops, seconds = self._soft
-        left = self._ledger.flops_left, self._ledger.seconds_left
-        return (flops < math.inf and left[0] < flops) or (seconds < math.inf and left[1] < seconds)
+        pairs = zip(self._at_first[1:], self._left()[1:], strict=True)
+        return any(before < math.inf and now < HELD * before for before, now in pairs)
+
+    def _left(self) -> tuple[float, float, float]:
+        return self._ledger.tokens_left, self._ledger.flops_left, self._ledger.seconds_left

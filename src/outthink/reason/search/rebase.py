@@ -39,6 +39,7 @@ async def rebase(
     at_least(1, n=n)
     at_least(1e-6, temperature=temperature)
     async with Search(question, lm, verifier, ledger, steps=steps, max_tokens=max_tokens) as search:
+        n = search.plan(n)
         layer, widths = [search.root], [n]
         while layer and not search.accepted and search.room:
             grown = await grow_layer(search, layer, widths)

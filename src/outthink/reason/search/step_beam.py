@@ -38,6 +38,7 @@ async def step_beam(
     """
     at_least(1, n=n, width=width)
     async with Search(question, lm, verifier, ledger, steps=steps, max_tokens=max_tokens) as search:
+        n = search.plan(n)
         beam, widths = [search.root], [n]
         while beam and not search.accepted and search.room:
             layer = await grow_layer(search, beam, widths)

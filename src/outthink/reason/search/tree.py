@@ -109,6 +109,8 @@ class _Grown:
 class Search:
     """One search: its tree, what is in flight, what it may still spend. An async context manager that leaks nothing.
 
+    Where something is limited it begins by writing one line to its end, likeliest token by likeliest token, beside the
+    tree: so there is an answer as soon as one can be paid, and `plan` knows what a line costs.
     ``lines`` are the whole lines found, in order; ``accepted`` those that the verifier accepts. Lines are scored by
     ``verifier``, or by the model's own likelihood. Raises UserError for a ``max_tokens`` (of a line) below 1.
     """
@@ -139,6 +141,13 @@ class Search:
         branch = await self._lm.root(self.question.prompt)
         self.root = Node(branch)
         self._open[branch] = self.root
+        try:
+            if self.ledger.limited:
+                line = await self._write_to_the_end(self.root)
+                self._purse.open(line.length)
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(
@@ -166,6 +175,10 @@ class Search:
     def answered(self) -> bool:
         """Whether a whole line gives an answer."""
         return any(line.answered for line in self.lines)
+
+    def plan(self, n: int) -> int:
+        """``n``, or as many lines as the budget can probably write to their end, at least one."""
+        return int(max(1, min(n, self._purse.lines)))
 
     def launch(self, node: Node, n: int, *, sharing: int = 1, last: bool = True) -> None:
         """Start extending ``node`` by one step in ``n`` ways. Ask for ``room`` first.
@@ -213,8 +226,10 @@ class Search:
         """
         stopped = "budget" if self._purse.dry or self.ledger.exhausted else "finished"
         await self._flight.cancel()
-        if not self.answered:
-            await self._write_to_the_end()
+        if not self.answered and self._open and not self.ledger.exhausted and self._purse.free >= 1:
+            nodes = self._open.values()
+            best = max(nodes, key=lambda node: (not any(c.open for c in node.children), node.score, node.length))
+            await self._write_to_the_end(best)
         if self.accepted:
             return replace(self._weigh(self.accepted, lambda _: 0.0), attempts=len(self.lines), stopped="verified")
         found = self._weigh(self.lines, log_weight)
@@ -284,6 +299,11 @@ class Search:
             return twin
         child.parent = parent
         parent.children.append(child)
+        await self._note(child)
+        return child
+
+    async def _note(self, child: Node) -> None:
+        """Keep the branch of a new node while it is open, and its answer where it is whole."""
         self._loose.discard(child.branch)
         self._open[child.branch] = child
         if child.whole:
@@ -293,27 +313,27 @@ class Search:
                 self.accepted.append(child)
         if not child.open:
             await self.close(child, fate=None if child.whole else "cut by the budget" if child.cut else "ruled out")
-        return child
 
     async def _drop_twin(self, node: Node) -> None:
         self._loose.discard(node.branch)
         node.branch.thought.fate = "the same as a sibling"
         await node.branch.close()
 
-    async def _write_to_the_end(self) -> None:
-        """Go on with the best open line, likeliest token by likeliest token, as far as it may."""
-        open_nodes = list(self._open.values())
-        free = min(self._purse.free, self.ledger.tokens_left)
-        if not open_nodes or free < 1 or self.ledger.exhausted:
-            return
-        best = max(open_nodes, key=lambda node: (not any(c.open for c in node.children), node.score, node.length))
-        until = Until(None if (most := min(free, self._longest_line - best.length)) == math.inf else int(most))
-        [branch] = await best.branch.extend(1, until, replace(self._lm.sampling, temperature=0.0))
-        self._loose.add(branch)
-        line = Node(branch, best, best.depth + 1, best.length + len(branch.tokens))
-        line.whole, line.cut = branch.finish != "budget", branch.finish == "budget"
-        await self._score([line])
-        await self._take_in(best, line)
+    async def _write_to_the_end(self, node: Node) -> Node:
+        """A line on from ``node``, likeliest token by likeliest token, as far as it may; scored at the end."""
+        greedy, free, tip = replace(self._lm.sampling, temperature=0.0), self._purse.free, node
+        while tip is node or (tip.open and free >= 1):
+            until = self.segmenter.until(max(1, min(free, self._longest_line - tip.length)))
+            [branch] = await tip.branch.extend(1, until, greedy)
+            self._loose.add(branch)
+            if tip is not node:
+                await tip.branch.close()
+            tip = self._node(tip, branch, until)
+            free -= len(branch.tokens)
+        tip.cut = not tip.whole
+        await self._score([tip])
+        await self._note(tip)
+        return tip
 
 
 def process_judge(verifier: Verifier | None) -> Verifier:
