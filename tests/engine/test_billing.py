@@ -124,6 +124,21 @@ def test_a_prompt_shared_by_two_users_is_paid_by_the_first() -> None:
     assert task.over
 
 
+def test_who_need_not_pay_for_a_prompt_need_not_be_able_to() -> None:
+    world, rich, poor = make_world(limits=Limits(max_batch_tokens=4)), Ledger(), Ledger(Budget(tokens=2))
+    world.extend(world.root(PROMPT), 1, Until(5, ignore_eos=True), ledger=rich)
+    task = world.extend(world.root(PROMPT), 1, Until(5, ignore_eos=True), ledger=poor)
+    world.run()
+    assert [len(child.tokens) for child in task.children] == [32]
+    assert (poor.bill.cached, poor.bill.tokens) == (30, 2)
+
+    world, just_enough = make_world(limits=Limits(max_batch_tokens=4)), Ledger(Budget(tokens=32))
+    root = world.root(PROMPT)
+    tasks = [world.extend(root, 1, Until(5, ignore_eos=True), ledger=just_enough) for _ in range(2)]
+    world.run()
+    assert [len(child.tokens) for task in tasks for child in task.children] == [31, 31]
+
+
 def test_when_the_first_gives_up_the_second_pays_the_rest() -> None:
     world, a, b = make_world(limits=Limits(max_batch_tokens=4)), Ledger(), Ledger()
     task = world.extend(world.root(PROMPT), 1, Until(3, ignore_eos=True), ledger=a)

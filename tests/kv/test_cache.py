@@ -127,6 +127,17 @@ def test_the_least_recently_used_page_is_evicted_first_and_leaves_before_their_p
     assert found(cache, [*a, 0]) == 8
 
 
+def test_a_page_whose_children_went_is_as_old_as_its_own_last_use() -> None:
+    cache = PagedCache(4, SIZE)
+    a, b = [*range(8)], [*range(10, 18)]
+    cache.release(fill(cache, a))
+    cache.release(fill(cache, b))
+    assert found(cache, a[:5]) == 4  # the first page of a alone
+    lease = cache.lease([99])
+    assert cache.reserve(lease, 2 * SIZE) == []
+    assert (found(cache, [*a, 0]), found(cache, [*b, 0])) == (4, 4)
+
+
 def test_pages_in_use_are_never_evicted() -> None:
     cache = PagedCache(4, SIZE)
     held = fill(cache, [*range(8)])
