@@ -72,7 +72,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Point:
-    """One strategy at one N: accuracy over problems, mean tokens per problem, accuracy minus greedy's (paired)."""
+    """One strategy at one N: accuracy over problems, accuracy minus greedy's on the same ones (paired), and what this
+    run spent a problem in tokens, which is counted and not estimated.
+    """
 
     strategy: str
     verifier: str | None
@@ -138,7 +140,8 @@ async def measure(records: Sequence[Record], counts: Sequence[int], progress: Pr
     points = []
     for done, (strategy, verifier, n) in enumerate(jobs):
         outcomes = await replay(records, strategy, verifier, n)
-        accuracy, gain = _estimates(outcomes.right, greedy)
+        # One block a problem: each outcome is right or wrong by design, else a share of the blocks.
+        accuracy, gain = _estimates(outcomes.right, greedy, whole=strategy == "greedy" or n == max(counts))
         points.append(Point(strategy, verifier, n, accuracy, sum(outcomes.tokens) / len(records), gain))
         progress(done + 1, len(jobs), "strategies replayed")
     return points
@@ -213,9 +216,9 @@ def run(model: Model, config: ScalingConfig, out: Path, progress: Progress = lam
     return result
 
 
-def _estimates(right: Sequence[float], greedy: Sequence[float]) -> tuple[Estimate, Estimate]:
-    """Accuracy, and accuracy minus greedy's on the same problems; exact where every outcome is right or wrong."""
-    if all(value in (0.0, 1.0) for value in right):
+def _estimates(right: Sequence[float], greedy: Sequence[float], *, whole: bool) -> tuple[Estimate, Estimate]:
+    """Accuracy, and accuracy minus greedy's on the same problems; exact where outcomes are right or wrong."""
+    if whole:
         outcomes = [value == 1.0 for value in right]
         return proportion(outcomes), paired_difference(outcomes, [value == 1.0 for value in greedy])
     return mean(right, (0.0, 1.0)), paired_mean_difference(right, greedy, (0.0, 1.0))

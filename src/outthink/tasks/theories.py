@@ -96,11 +96,14 @@ class Draft:
             facts += [Fact(str(thing), Literal(predicate, True)) for predicate in shared]
         disorder = rng.random() < self.dials.disorder
         rank = {rule: (place + rng.random()) / len(main) for place, rule in enumerate(main)}
-        rules = dict.fromkeys([*main, *others])
+        # A re-rendering may turn two rules that differ only in the order of premises into one sentence: keep the first.
+        rules: dict[tuple[frozenset[str], Literal], Rule] = {}
+        for rule in [*main, *others]:
+            rules.setdefault((frozenset(rule.premises), rule.conclusion), rule)
         keyed: list[tuple[float, int, Fact | Rule]] = []
         for place, fact in enumerate(facts):
             keyed.append((rng.random() - (not disorder), place, fact))
-        for place, rule in enumerate(rules, len(facts)):
+        for place, rule in enumerate(rules.values(), len(facts)):
             keyed.append((rng.random() if disorder else rank.get(rule, rng.random()), place, rule))
         return rename(rng, Theory([item for _, _, item in sorted(keyed)], "0", self.asked), self.dials.nonsense, False)
 
