@@ -97,6 +97,35 @@ def test_quantization_error(weight_format, limit):
     assert error(found, exact) < limit * exact.std()
 
 
+def round_heads(x: Tensor) -> Tensor:
+    """int8 with the next bfloat16 above the exact scale, for each position and head."""
+    exact = (x.abs().amax(-1, keepdim=True) / 127).contiguous()
+    scale = ((exact.view(torch.int32) + 0xFFFF) & ~0xFFFF).view(torch.float32)
+    return (x / scale).round() * scale
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("shape", [{}, {"head_dim": 6}, {"head_dim": 80, "sliding_windows": (19, None)}])
+def test_int8_kv_equals_rounded_keys_and_values(shape, isa):
+    """Queries and attention weights have 16 bits, so that nothing else is lost."""
+    config = make_config(**shape)
+    model = make_model(config, seed=8)
+    tokens = np.random.default_rng(4).integers(config.vocab_size, size=300).tolist()
+    backend = CpuBackend(model, num_pages=20, threads=2, kv_format="int8", isa=isa)
+    found = run_chunked(backend, tokens, Pages(20, seed=0).table(300), [200, 7, 1])
+    dense = dense_attend(1, len(tokens), config.sliding_windows)
+    with torch.inference_mode():
+        hidden = model(
+            torch.tensor(tokens),
+            torch.arange(len(tokens)),
+            lambda index, q, k, v: dense(index, q, round_heads(k), round_heads(v)),
+        )
+        expected = model.logits(hidden).numpy()
+    rounding = error(expected, dense_logits(model, tokens))
+    assert error(found, expected) < 0.05 * rounding
+    assert 0 < rounding < 0.01 * expected.std()
+
+
 def test_not_a_number_stays_visible():
     model = make_model(make_config(tie_embeddings=False))
     with torch.no_grad():

@@ -17,6 +17,7 @@ from outthink.kernels.cpu.weights import load_weights
 from outthink.kernels.step import Int32s, StepBatch
 
 FORMATS = ("float32", "bfloat16", "int8", "int4")
+KV_FORMATS = ("float32", "bfloat16", "int8")
 
 
 class CpuBackend:
@@ -25,12 +26,14 @@ class CpuBackend:
     A row's logits are the same to the last bit whatever else is in the batch, however its prefix was cut into chunks,
     whether its pages are shared, and for any number of threads (on processors with the same instruction set).
 
-    ``weight_format`` "float32" computes in float32 throughout; "bfloat16" rounds weights, KV and the inputs of every
+    ``weight_format`` "float32" computes in float32 throughout; "bfloat16" rounds weights and the inputs of every
     product to bfloat16 and adds in float32. "int8" and "int4" round weights to the nearest of 255 codes for each
     output, or of 16 for each ``group`` (32 or 128) of an output's inputs; products take int8 inputs with a scale for
-    each 128, KV is bfloat16, and the head is int8. None follows the model's weights. The weights are copied, except an
-    embedding that already is float32 or bfloat16. ``threads`` None means all cores this process may use, ``isa`` one of
-    "auto", "avx512", "avx2", "generic". ``tensors`` are the weights by name, where ``model`` is not to be touched.
+    each 128, and the head is int8. None follows the model's weights. The weights are copied, except an embedding that
+    already is float32 or bfloat16. ``kv_format`` is "float32", "bfloat16", or "int8" with a bfloat16 scale for each key
+    and value of a head; None means float32 with float32 weights, else bfloat16. ``threads`` None means all cores that
+    this process may use; ``isa`` is one of "auto", "avx512", "avx2", "generic". ``tensors`` are the weights by name,
+    where ``model`` is not to be touched.
     Raises CapabilityError where the kernels do not cover the model, ValueError for other bad arguments.
     """
 
@@ -45,6 +48,7 @@ class CpuBackend:
         threads: int | None = None,
         weight_format: str | None = None,
         group: int = 32,
+        kv_format: str | None = None,
         isa: str = "auto",
         tensors: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -59,7 +63,11 @@ class CpuBackend:
             weight_format = "bfloat16" if bfloat16 else "float32"
         if weight_format not in FORMATS:
             raise ValueError(f"weight_format is {weight_format!r}; known: {', '.join(FORMATS)}.")
-        self.num_pages, self.weight_format = num_pages, weight_format
+        if kv_format is None:
+            kv_format = "float32" if weight_format == "float32" else "bfloat16"
+        if kv_format not in KV_FORMATS:
+            raise ValueError(f"kv_format is {kv_format!r}; known: {', '.join(KV_FORMATS)}.")
+        self.num_pages, self.weight_format, self.kv_format = num_pages, weight_format, kv_format
         self.threads = usable_cores() if threads is None else threads
         self.max_positions = min(config.max_positions, num_pages * PAGE_SIZE)
         self._vocab_size = config.vocab_size
@@ -75,6 +83,7 @@ class CpuBackend:
             norm_eps=config.norm_eps,
             format=weight_format,
             group=group,
+            kv=kv_format,
             windows=[window or 0 for window in config.sliding_windows],
             isa=isa,
             threads=self.threads,

@@ -41,6 +41,13 @@ Format weight_format(const std::string& name) {
     return Format::int4;
 }
 
+Format kv_format(const std::string& name) {
+    if (name == "float32") return Format::f32;
+    if (name == "bfloat16") return Format::bf16;
+    require(name == "int8", "KV formats: float32, bfloat16, int8.");
+    return Format::int8;
+}
+
 std::vector<float> padded(const Floats& values, int size) {
     std::vector<float> result(static_cast<size_t>(size), 0.0f);
     require(values.size() <= result.size(), "A vector of weights is longer than the model's shape allows.");
@@ -52,7 +59,7 @@ class Core {
    public:
     Core(int vocab_size, int hidden_size, int intermediate_size, int num_heads, int num_kv_heads, int head_dim,
          int max_positions, int num_pages, float norm_eps, const std::string& format, int group,
-         std::vector<int> windows, const std::string& isa, int threads) {
+         const std::string& kv, std::vector<int> windows, const std::string& isa, int threads) {
         for (const int size : {vocab_size, hidden_size, intermediate_size, num_heads, num_kv_heads, head_dim,
                                max_positions, num_pages, threads}) {
             require(size > 0, "Sizes must be positive.");
@@ -66,7 +73,7 @@ class Core {
         require(kernels != nullptr, "This processor does not run the instruction set '" + isa + "'.");
         const Shape shape{vocab_size,    hidden_size, intermediate_size, num_heads,
                           num_kv_heads,  head_dim,    max_positions,     num_pages,
-                          norm_eps,      weight_format(format), group, std::move(windows)};
+                          norm_eps,      weight_format(format), group, kv_format(kv),     std::move(windows)};
         model_ = std::make_unique<Model>(shape, *kernels, threads);
     }
 
@@ -219,11 +226,12 @@ class Core {
 NB_MODULE(_core, module) {
     nb::set_leak_warnings(false);  // a model that is open when the program ends is no leak
     nb::class_<Core>(module, "Core")
-        .def(nb::init<int, int, int, int, int, int, int, int, float, const std::string&, int, std::vector<int>,
+        .def(nb::init<int, int, int, int, int, int, int, int, float, const std::string&, int,
+                      const std::string&, std::vector<int>,
                       const std::string&, int>(),
              nb::arg("vocab_size"), nb::arg("hidden_size"), nb::arg("intermediate_size"), nb::arg("num_heads"),
              nb::arg("num_kv_heads"), nb::arg("head_dim"), nb::arg("max_positions"), nb::arg("num_pages"),
-             nb::arg("norm_eps"), nb::arg("format"), nb::arg("group"), nb::arg("windows"), nb::arg("isa"), nb::arg("threads"))
+             nb::arg("norm_eps"), nb::arg("format"), nb::arg("group"), nb::arg("kv"), nb::arg("windows"), nb::arg("isa"), nb::arg("threads"))
         .def("set_linear", &Core::set_linear, nb::arg("layer"), nb::arg("name"), nb::arg("sources"),
              nb::arg("row_map"), nb::arg("column_map"), nb::arg("bias").none())
         .def("set_vector", &Core::set_vector)

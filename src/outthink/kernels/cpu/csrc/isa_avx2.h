@@ -156,6 +156,24 @@ inline void store_int8(int8_t* p, Vec x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
 }
 
+// Whole numbers in [0, 255].
+inline void store_uint8(uint8_t* p, Vec x) {
+    const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));
+    const __m256i ordered = _mm256_permute4x64_epi64(words, 0xD8);
+    const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
+// x + 256 * y + z.
+inline __m256i add_wide_half(__m256i x, __m256i y, __m256i z) {
+    return _mm256_add_epi32(_mm256_add_epi32(x, _mm256_slli_epi32(y, 8)), z);
+}
+inline Ints add_wide(Ints x, Ints y, Ints z) { return {add_wide_half(x.a, y.a, z.a), add_wide_half(x.b, y.b, z.b)}; }
+inline Ints load_ints(const int32_t* p) { return load_words(reinterpret_cast<const uint32_t*>(p)); }
+inline void store_ints(int32_t* p, Ints x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.a);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p) + 1, x.b);
+}
+
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 }  // namespace

@@ -77,6 +77,15 @@ inline void store_int8(int8_t* p, Vec a) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)));
 }
 
+// Whole numbers in [0, 255].
+inline void store_uint8(uint8_t* p, Vec a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
+}
+// a + 256 * b + c.
+inline Ints add_wide(Ints a, Ints b, Ints c) { return a + (b << 8) + c; }
+inline Ints load_ints(const int32_t* p) { return reinterpret_cast<Ints>(_mm512_loadu_si512(p)); }
+inline void store_ints(int32_t* p, Ints a) { _mm512_storeu_si512(p, reinterpret_cast<__m512i>(a)); }
+
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 }  // namespace

@@ -189,6 +189,24 @@ inline void store_int8(int8_t* p, Vec x) {
     for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(lanes[i]);
 }
 
+// Whole numbers in [0, 255].
+inline void store_uint8(uint8_t* p, Vec x) {
+    float lanes[16];
+    store(lanes, x);
+    for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8_t>(lanes[i]);
+}
+// x + 256 * y + z.
+inline Ints add_wide(Ints x, Ints y, Ints z) {
+    for (int i = 0; i < 16; ++i) x.v[i] += 256 * y.v[i] + z.v[i];
+    return x;
+}
+inline Ints load_ints(const int32_t* p) {
+    Ints x;
+    std::memcpy(&x, p, sizeof x);
+    return x;
+}
+inline void store_ints(int32_t* p, Ints x) { std::memcpy(p, &x, sizeof x); }
+
 inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
 }  // namespace

@@ -40,6 +40,17 @@ constexpr int activation_words(Format format, int inputs) {
     return round_up(words_of(format, inputs) + extra, kLanes);
 }
 
+// A head's query: its words; in front of int8 KV it has 16 bits, as int8 words of the high halves, then of the low ones,
+// then a float scale and the int32 sums of both.
+constexpr int query_words_of(Format kv, int dim) { return kv == Format::int8 ? dim / 2 + 4 : words_of(kv, dim); }
+// A page: keys of all heads, then values of all heads; if int8, then the bfloat16 scales [heads][16] of both. int8 keys
+// are kept plus 128. Keys are [words][16 positions], values [positions in words][dim].
+constexpr int page_values_at(Format kv, int heads, int dim) { return heads * words_of(kv, dim) * kPageSize; }
+constexpr int page_scales_at(Format kv, int heads, int dim) { return 2 * page_values_at(kv, heads, dim); }
+constexpr int page_words_of(Format kv, int heads, int dim) {
+    return page_scales_at(kv, heads, dim) + (kv == Format::int8 ? heads * kPageSize : 0);
+}
+
 // Weights [outputs, inputs] as tiles [outputs / 64][words][64]; padding is zero. int8 weights are kept plus 128, with a
 // scale for each output; int4 weights plus 8, in low halves of bytes for even and in high halves for odd groups of four
 // inputs, with scales [outputs / 64][inputs / group][64] in float16.
@@ -100,7 +111,7 @@ struct RotateTask {
     const float *cos, *sin;           // [padded_dim]: cos doubled; sin doubled, with alternating sign
     float scale;                      // of the queries
     uint32_t* queries;                // [num_heads, words]
-    uint32_t* page;                   // the row's page in this layer: keys of all heads, then values of all heads
+    uint32_t* page;                   // the row's page in this layer
     int slot;
 };
 
@@ -110,8 +121,8 @@ struct AttendTask {
     Format format;
     int queries_per_head;  // query heads of a kv head
     int padded_dim;
-    const uint32_t* kv;  // this layer's pages; a page is [keys, values][all kv heads][page words]
-    ptrdiff_t page_stride;
+    const uint32_t* kv;  // this layer's pages
+    int num_kv_heads;
     int first_head, num_heads;  // kv heads of the task, at most kMaxQueries / (rows * queries_per_head)
     int window;  // 0: none
     const uint32_t* queries;  // [rows, query_stride] words
@@ -129,13 +140,14 @@ struct AttendTask {
     float* scores;        // scratch [queries, kBlockPositions]
     uint32_t* weights;    // scratch [queries, words of kBlockPositions]
 
+    ptrdiff_t page_stride() const { return page_words_of(format, num_kv_heads, padded_dim); }
     int num_queries() const { return num_heads * num_rows * queries_per_head; }
     const int32_t* page_table(int row) const {
         return page_tables + static_cast<ptrdiff_t>(sequences[row]) * table_width;
     }
 };
 
-// What one KV block contributes to a query: [maximum, sum, 14 unused, values padded_dim] floats.
+// What one KV block contributes to a query: [maximum, sum, scale of int8 values, 13 unused, values padded_dim] floats.
 inline constexpr int kStateHeader = kLanes;
 inline constexpr int kMaxQueries = 64;  // of a task
 

@@ -2,6 +2,7 @@
 // The order matters: each needs the ones before it.
 #include "rows.inl"
 #include "linear.inl"
+#include "pages.inl"
 #include "attention.inl"
 
 namespace outthink {

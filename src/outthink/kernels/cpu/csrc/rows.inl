@@ -108,49 +108,121 @@ void normalize(const NormTask& task) {
     }
 }
 
-inline void rotate_head(const RotateTask& task, const float* x, const float* gain, float scale, uint32_t* out) {
+inline void rotate_head(const RotateTask& task, const float* x, const float* gain, float scale, Vec* out) {
     Vec inverse = splat(1.0f);
     if (gain) inverse = splat(1.0f / root_of_mean_square(x, task.head_dim, task.padded_dim, task.eps));
     for (int i = 0; i < task.padded_dim; i += kLanes) {
         Vec v = load(x + i);
         if (gain) v = mul(mul(v, inverse), load(gain + i));
         const Vec turned = fma(v, load(task.cos + i), mul(swap_pairs(v), load(task.sin + i)));
-        store_activation(task.format, out, i / kLanes, mul(turned, splat(scale)));
+        out[i / kLanes] = mul(turned, splat(scale));
     }
 }
 
+inline float largest_magnitude(const Vec* x, int count) {
+    Vec most = zero();
+    for (int i = 0; i < count; ++i) most = max(max(x[i], sub(zero(), x[i])), most);
+    return largest(most);
+}
+
+// As two int8 planes, 256 * high + low, with a scale. See query_words_of.
+inline void store_wide_query(const Vec* x, int count, uint32_t* out) {
+    const float maximum = largest_magnitude(x, count);
+    const Vec inverse = splat(maximum > 0.0f ? 32512.0f / maximum : 0.0f);
+    auto* high = reinterpret_cast<int8_t*>(out);
+    int8_t* low = high + count * kLanes;
+    Vec high_sum = zero(), low_sum = zero(), zeros = zero();
+    for (int i = 0; i < count; ++i) {
+        const Vec code = round_nearest(mul(x[i], inverse));
+        const Vec h = round_nearest(mul(code, splat(1.0f / 256.0f)));
+        const Vec l = min(fma(h, splat(-256.0f), code), splat(127.0f));
+        store_int8(high + i * kLanes, h);
+        store_int8(low + i * kLanes, l);
+        high_sum = add(high_sum, h);
+        low_sum = add(low_sum, l);
+        zeros = fma(x[i], zero(), zeros);
+    }
+    const bool finite = sum(zeros) == 0.0f;
+    uint32_t* tail = out + count * kLanes / 2;
+    const float scale = finite ? maximum / 32512.0f : __builtin_nanf("");
+    const int32_t sums[2] = {finite ? static_cast<int32_t>(sum(high_sum)) : 0,
+                             finite ? static_cast<int32_t>(sum(low_sum)) : 0};
+    std::memcpy(tail, &scale, sizeof scale);
+    std::memcpy(tail + 1, sums, sizeof sums);
+}
+
+// As int8, with the bfloat16 scale that is returned. What is not finite gets a scale that is not a number.
+inline uint16_t quantize_head(const Vec* x, int count, int8_t* codes) {
+    Vec zeros = zero();
+    for (int i = 0; i < count; ++i) zeros = fma(x[i], zero(), zeros);
+    const bool finite = sum(zeros) == 0.0f;
+    const float maximum = finite ? largest_magnitude(x, count) : 0.0f;
+    uint32_t bits;
+    const float wanted = maximum / 127.0f;
+    std::memcpy(&bits, &wanted, sizeof bits);
+    bits = finite ? (bits + 0xFFFFu) & 0xFFFF0000u : 0x7FC00000u;  // up, so that the largest stays within 127
+    float scale;
+    std::memcpy(&scale, &bits, sizeof scale);
+    const Vec inverse = splat(maximum > 0.0f ? 1.0f / scale : 0.0f);
+    for (int i = 0; i < count; ++i) {
+        store_int8(codes + i * kLanes, round_nearest(mul(finite ? x[i] : zero(), inverse)));
+    }
+    return static_cast<uint16_t>(bits >> 16);
+}
+
 // Values are kept finite: a masked position has weight 0, and 0 times infinity would not be 0.
-inline void store_value(const RotateTask& task, const float* x, uint32_t* page) {
-    const Vec most = splat(3.0e38f), least = splat(-3.0e38f);
-    for (int i = 0; i < task.padded_dim; i += kLanes) {
-        const Vec v = min(max(load(x + i), least), most);
+inline void load_value(const float* x, int count, Vec* out) {
+    for (int i = 0; i < count; ++i) out[i] = min(max(load(x + i * kLanes), splat(-3.0e38f)), splat(3.0e38f));
+}
+
+inline void store_value(const RotateTask& task, const Vec* x, uint32_t* page) {
+    const int dim = task.padded_dim;
+    for (int i = 0; i < dim; i += kLanes) {
         if (task.format == Format::f32) {
-            store(reinterpret_cast<float*>(page) + task.slot * task.padded_dim + i, v);
+            store(reinterpret_cast<float*>(page) + task.slot * dim + i, x[i / kLanes]);
         } else {
             uint16_t halves[kLanes];
-            store_bf16(halves, v);
-            auto* out = reinterpret_cast<uint16_t*>(page) + 2 * ((task.slot / 2) * task.padded_dim + i) + task.slot % 2;
+            store_bf16(halves, x[i / kLanes]);
+            auto* out = reinterpret_cast<uint16_t*>(page) + 2 * (task.slot / 2 * dim + i) + task.slot % 2;
             for (int j = 0; j < kLanes; ++j) out[2 * j] = halves[j];
         }
     }
 }
 
 void rotate(const RotateTask& task) {
-    const int dim = task.padded_dim, words = words_of(task.format, dim);
+    const int dim = task.padded_dim, words = words_of(task.format, dim), heads = task.num_kv_heads;
     const float* x = task.projected;
+    Vec head[kMaxHeadDim / kLanes];
     for (int h = 0; h < task.num_heads; ++h, x += dim) {
-        rotate_head(task, x, task.q_gain, task.scale, task.queries + h * words);
+        rotate_head(task, x, task.q_gain, task.scale, head);
+        uint32_t* query = task.queries + h * query_words_of(task.format, dim);
+        if (task.format == Format::int8) {
+            store_wide_query(head, dim / kLanes, query);
+            continue;
+        }
+        for (int i = 0; i < dim / kLanes; ++i) store_activation(task.format, query, i, head[i]);
     }
-    uint32_t key[kMaxHeadDim];
-    const float* v = x + task.num_kv_heads * dim;
+    uint32_t row[kMaxHeadDim];
+    const float* v = x + heads * dim;
     uint32_t* keys = task.page;
-    uint32_t* values = keys + task.num_kv_heads * words * kPageSize;
-    for (int h = 0; h < task.num_kv_heads; ++h, x += dim, v += dim) {
-        rotate_head(task, x, task.k_gain, 1.0f, key);
-        for (int w = 0; w < words; ++w) keys[w * kPageSize + task.slot] = key[w];
-        store_value(task, v, values);
-        keys += words * kPageSize;
-        values += words * kPageSize;
+    uint32_t* values = task.page + page_values_at(task.format, heads, dim);
+    auto* scales = reinterpret_cast<uint16_t*>(task.page + page_scales_at(task.format, heads, dim)) + task.slot;
+    for (int h = 0; h < heads; ++h, x += dim, v += dim, keys += words * kPageSize, values += words * kPageSize) {
+        rotate_head(task, x, task.k_gain, 1.0f, head);
+        if (task.format == Format::int8) {
+            auto* codes = reinterpret_cast<int8_t*>(row);
+            scales[h * kPageSize] = quantize_head(head, dim / kLanes, codes);
+            for (int w = 0; w < words; ++w) keys[w * kPageSize + task.slot] = row[w] ^ 0x80808080u;
+            load_value(v, dim / kLanes, head);
+            scales[(heads + h) * kPageSize] = quantize_head(head, dim / kLanes, codes);
+            auto* out = reinterpret_cast<int8_t*>(values) + 4 * (task.slot / 4 * dim) + task.slot % 4;
+            for (int i = 0; i < dim; ++i) out[4 * i] = codes[i];
+            continue;
+        }
+        for (int i = 0; i < dim / kLanes; ++i) store_activation(task.format, row, i, head[i]);
+        for (int w = 0; w < words; ++w) keys[w * kPageSize + task.slot] = row[w];
+        load_value(v, dim / kLanes, head);
+        store_value(task, head, values);
     }
 }
 

@@ -27,10 +27,10 @@ Model::Model(const Shape& shape, const Kernels& kernels, int threads)
       qkv_stride_(round_up((shape.num_heads + 2 * shape.num_kv_heads) * head_stride_, kBlockOutputs)),
       hidden_inputs_(round_up(shape.hidden_size, kInputMultiple)),
       attended_inputs_(round_up(shape.num_heads * head_stride_, kInputMultiple)),
-      query_words_(words_of(shape.kv(), shape.num_heads * head_stride_)),
+      query_words_(shape.num_heads * query_words_of(shape.kv, head_stride_)),
       attended_words_(activation_words(shape.intermediate(), attended_inputs_)),
       mlp_words_(activation_words(shape.intermediate(), mlp_stride_)),
-      page_words_(ptrdiff_t{2} * words_of(shape.kv(), head_stride_) * kPageSize * shape.num_kv_heads),
+      page_words_(page_words_of(shape.kv, shape.num_kv_heads, head_stride_)),
       layer_words_(page_words_ * shape.num_pages),
       kv_(shape.windows.size() * static_cast<size_t>(layer_words_)),
       scratch_(static_cast<size_t>(threads)) {
@@ -197,7 +197,7 @@ void Model::rotate(int index) {
         const ptrdiff_t position = batch_.positions[row];
         const int32_t* pages = batch_.page_tables + ptrdiff_t{sequences_[static_cast<size_t>(row)]} * batch_.table_width;
         RotateTask task{};
-        task.format = shape_.kv();
+        task.format = shape_.kv;
         task.num_heads = shape_.num_heads;
         task.num_kv_heads = shape_.num_kv_heads;
         task.head_dim = shape_.head_dim;
@@ -218,11 +218,11 @@ void Model::rotate(int index) {
 
 void Model::attention(int index) {
     AttendTask shared{};
-    shared.format = shape_.kv();
+    shared.format = shape_.kv;
     shared.queries_per_head = group_;
     shared.padded_dim = head_stride_;
     shared.kv = kv_.data() + index * layer_words_;
-    shared.page_stride = page_words_;
+    shared.num_kv_heads = shape_.num_kv_heads;
     shared.window = shape_.windows[static_cast<size_t>(index)];
     shared.queries = queries_.data();
     shared.query_stride = query_words_;

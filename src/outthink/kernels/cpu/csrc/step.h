@@ -17,10 +17,10 @@ struct Shape {
     float norm_eps;
     Format format;  // of the layers' weights
     int group;      // int4: inputs that share a scale
+    Format kv;      // f32 only if the weights are; bf16, int8
     std::vector<int> windows;  // by layer; 0: none
 
     Format activations() const { return activations_of(format); }
-    Format kv() const { return format == Format::f32 ? Format::f32 : Format::bf16; }
     // int4 is too coarse for the head, which decides between tokens directly.
     Format head() const { return activations(); }
     // What attention and the MLP write: float32 where it must be quantized before the next product.
