@@ -42,7 +42,7 @@ def truth():
 
 
 def verifier_for(name):
-    return "exact" if name in ("best-of-n", "sample-until-verified") else None
+    return "exact" if name in ("best-of-n", "sample-until-verified", "sample-while-worthwhile") else None
 
 
 async def test_majority_vote_samples_the_model_s_own_law_over_answers():
@@ -259,7 +259,7 @@ async def test_exact_posterior_matches_enumeration():
 
 
 async def test_mistakes_are_user_errors():
-    with pytest.raises(UnknownNameError, match="Known: .*best-of-n, .*greedy, .*majority-vote"):
+    with pytest.raises(UnknownNameError, match=r"Known: .*best-of-n, .*greedy, .*majority-vote"):
         await think(question(), toy(), "majorty-vote")
     with pytest.raises(UserError, match="has no option k; it has: n, max_tokens"):
         await think(question(), toy(), "majority-vote", k=3)
