@@ -9,6 +9,9 @@ from typing import Any
 from outthink import __version__
 from outthink.learn.checkpoints import Progress
 
+# What a run may set beside its size and length, and a reader must know to repeat it.
+_TOLD = ("hardest", "learning_rate", "batch_tokens", "question_weight", "init_from", "tokenizer")
+
 
 def model_card(name: str, settings: Mapping[str, Any], progress: Progress, parameters: int, figures: str) -> str:
     """Markdown with the data, the recipe and the figures of a model; ``settings`` is the contents of its run.json."""
@@ -18,6 +21,7 @@ def model_card(name: str, settings: Mapping[str, Any], progress: Progress, param
     length = f"--minutes {settings['minutes']:g}" if settings["minutes"] else f"--steps {settings['steps']}"
     begun = f" from `{Path(settings['init_from']).name}`, grown" if settings.get("init_from") else ""
     command = f"outthink train --size {settings['size']} --suite {settings['suite']} {length} --seed {settings['seed']}"
+    given = "".join(f" --set {name}={settings[name]}" for name in _TOLD if settings.get(name) not in (None, 1.0))
     return f"""---
 license: apache-2.0
 library_name: transformers
@@ -42,7 +46,7 @@ nothing else: it was trained from scratch on the problems of `{settings["suite"]
 | optimizer | {settings["optimizer"]}, {rate} |
 | last training loss | {loss} nats for a target token (question tokens weigh {settings["question_weight"]:g}) |
 | weights | average over the last {settings["average_steps"]} steps or so |
-| made by | outthink {__version__}: `{command}` |
+| made by | outthink {__version__}: `{command}{given}` |
 
 Problems are split by a hash of their canonical form: none of the validation or test split was trained on.
 {figures and chr(10) + figures.strip() + chr(10)}
