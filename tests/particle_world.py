@@ -7,7 +7,7 @@ import numpy as np
 
 from outthink.core.question import Question
 from outthink.core.rng import mix
-from outthink.reason.particles.holding import Holding
+from outthink.reason.holding import Holding
 from outthink.reason.particles.islands import key_of, run_islands
 from outthink.reason.particles.sweep import sweep
 from quick_toy import cached_law, toy

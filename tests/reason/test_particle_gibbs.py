@@ -12,9 +12,9 @@ import pytest
 from scipy.stats import chisquare
 
 from outthink.core.errors import UserError
+from outthink.reason.holding import Holding
 from outthink.reason.particles import sweep as sweep_module
 from outthink.reason.particles.gibbs import _Ladder, particle_gibbs, tempered_particle_gibbs
-from outthink.reason.particles.holding import Holding
 from outthink.reason.particles.islands import key_of
 from outthink.reason.particles.sweep import Particle, Plan, sweep
 from outthink.reason.particles.target import Verified

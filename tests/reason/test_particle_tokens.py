@@ -14,9 +14,9 @@ from scipy.stats import chisquare
 from outthink.core.budget import Budget
 from outthink.core.errors import SamplingError, UserError
 from outthink.posterior.potential import Product
+from outthink.reason.holding import Holding
 from outthink.reason.particles import bounds as bounds_module
 from outthink.reason.particles.bounds import evidence_bounds
-from outthink.reason.particles.holding import Holding
 from outthink.reason.particles.sweep import Plan
 from outthink.reason.particles.target import Weighted, prefix_of
 from outthink.reason.particles.tokens import NoTwist, Twisted, token_smc, twisted_smc

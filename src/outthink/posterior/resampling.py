@@ -37,9 +37,7 @@ def normalise(log_weights: ArrayLike) -> Floats:
     values = np.asarray(log_weights, dtype=np.float64)
     top = values.max(initial=-np.inf)
     if not np.isfinite(top):
-        raise UserError(
-            f"Log-weights whose largest is {top} cannot be normalised: one particle at least must live."
-        )
+        raise UserError(f"Log-weights whose largest is {top} cannot be normalised: one particle at least must live.")
     weights = np.exp(values - top)
     return weights / weights.sum()
 

@@ -27,8 +27,8 @@ async def sample_lines(
     while launched < n and not ledger.exhausted:
         width = n - launched if widest is None else min(widest, n - launched)
         if ledger.limited:
-            width = min(width, _affordable(ledger, launched, longest))
-        wave = await root.extend(width, _with_share(until, ledger.tokens_left / width), sampling)
+            width = min(width, affordable(ledger, launched, longest))
+        wave = await root.extend(width, with_share(until, ledger.tokens_left / width), sampling)
         launched += width
         longest = max(longest, *(len(line.tokens) for line in wave))
         yield wave
@@ -36,17 +36,21 @@ async def sample_lines(
             return  # what is left does not even buy the prompt
 
 
-def _with_share(until: Until, share: float) -> Until:
+def with_share(until: Until, share: float) -> Until:
+    """The same with at most ``share`` tokens, and at least one."""
     if share == math.inf or (until.max_tokens is not None and until.max_tokens <= share):
         return until
     return replace(until, max_tokens=max(1, int(share)))
 
 
-def _affordable(ledger: Ledger, launched: int, longest: int) -> int:
-    """How many more lines the budget can probably finish; at least one."""
+def affordable(ledger: Ledger, launched: int, longest: int, tokens_left: float | None = None) -> int:
+    """How many more lines the budget can probably finish, of which it paid for ``launched`` so far; at least one.
+
+    ``tokens_left``: of the ledger's tokens, those that may be drawn, where prompts and verifiers take some.
+    """
     if launched == 0:
         return 1
-    spent = ledger.fraction_spent
+    spent, left = ledger.fraction_spent, ledger.tokens_left if tokens_left is None else tokens_left
     by_share = (1 - spent) / (spent / launched) if spent else math.inf
-    by_tokens = ledger.tokens_left / max(1.0, SLACK * longest)
+    by_tokens = left / max(1.0, SLACK * longest)
     return max(1, int(min(by_share / SLACK, by_tokens, 1 << 30)))

@@ -21,8 +21,8 @@ from outthink.core.sampling import Sampling, Until
 from outthink.lm.protocol import LM, Branch
 from outthink.posterior.evidence import Bounds, mean_and_error
 from outthink.posterior.potential import Potential, Twist
+from outthink.reason.holding import Holding, together
 from outthink.reason.particles.filters import plan_of
-from outthink.reason.particles.holding import Holding, together
 from outthink.reason.particles.islands import key_of
 from outthink.reason.particles.sweep import Particle, Plan, Sweep, sweep
 from outthink.reason.particles.target import Target, Weighted, prefix_of

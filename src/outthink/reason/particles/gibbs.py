@@ -16,8 +16,8 @@ from outthink.core.question import Question
 from outthink.core.registry import method
 from outthink.core.rng import uniforms
 from outthink.lm.protocol import LM, Branch
+from outthink.reason.holding import Holding, together
 from outthink.reason.particles.filters import PAPER, check_options, plan_of
-from outthink.reason.particles.holding import Holding, together
 from outthink.reason.particles.islands import key_of, posterior, run_islands, split, with_evidence
 from outthink.reason.particles.sweep import Particle, Plan, Sweep, sweep
 from outthink.reason.particles.target import Target, Verified

@@ -13,11 +13,11 @@ from outthink.core.question import Question
 from outthink.core.rng import mix
 from outthink.lm.protocol import Branch
 from outthink.posterior.evidence import pool
-from outthink.reason.particles.holding import Holding, together
+from outthink.reason.holding import Holding, together
 from outthink.reason.particles.sweep import Particle, Plan, Sweep, sweep
 from outthink.reason.particles.target import Target
 from outthink.reason.population import log_sum, weigh
-from outthink.reason.waves import SLACK
+from outthink.reason.waves import affordable
 
 RESAMPLING = 0x5EED  # sets the random numbers of resampling apart from those of the tokens
 SMALLEST = 4  # particles that an island has at least, where the budget does not even pay for two islands of them
@@ -53,7 +53,7 @@ async def run_islands(num: int, islands: int, ledger: Ledger, island: Island[R])
             if not longest:
                 break  # what is left does not even buy the prompt
             purse *= min(1.0, drawn / max(1, ledger.bill.tokens - before))  # the rest goes to prompt and verifier
-            width = min(width, _affordable(ledger, launched, purse / longest))
+            width = min(width, affordable(ledger, launched, longest, purse))
         elif ledger.limited:
             width = 1
         sizes = split(width, max(1, min(islands, width // SMALLEST)))
@@ -61,12 +61,6 @@ async def run_islands(num: int, islands: int, ledger: Ledger, island: Island[R])
         runs += await together(island(first + i, size, purse * size / width) for i, size in enumerate(sizes))
         launched += width
     return runs
-
-
-def _affordable(ledger: Ledger, launched: int, by_tokens: float) -> int:
-    spent = ledger.fraction_spent
-    by_share = (1 - spent) / (spent / launched) if spent else math.inf
-    return max(1, int(min(by_share / SLACK, by_tokens / SLACK, 1 << 30)))
 
 
 def split(total: int, parts: int) -> list[int]:

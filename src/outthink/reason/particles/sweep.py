@@ -27,7 +27,7 @@ from outthink.posterior.resampling import (
     normalise,
     systematic,
 )
-from outthink.reason.particles.holding import Holding, together
+from outthink.reason.holding import Holding, together
 from outthink.reason.particles.target import Target
 from outthink.reason.segment import Segmenter
 

@@ -30,6 +30,10 @@ class Holding:
                 del other._open[branch]
                 self._open[branch] = None
 
+    def release(self, branch: Branch) -> None:
+        """Hold ``branch`` no longer, and leave it open: whoever gets it closes it."""
+        del self._open[branch]
+
     async def keep(self, branches: Iterable[Branch]) -> None:
         """Close all others."""
         wanted = set(branches)
