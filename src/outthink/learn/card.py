@@ -19,7 +19,7 @@ def model_card(name: str, settings: Mapping[str, Any], progress: Progress, param
     amount = f"{progress.problems:,} problems, {progress.tokens:,} tokens"
     rate = f"learning rate {settings['learning_rate']:g}, {settings['batch_tokens']:,} tokens a step"
     length = f"--minutes {settings['minutes']:g}" if settings["minutes"] else f"--steps {settings['steps']}"
-    begun = f" from `{Path(settings['init_from']).name}`, grown" if settings.get("init_from") else ""
+    source = f"`{Path(settings['init_from']).name}`" if settings.get("init_from") else "random weights"
     command = f"outthink train --size {settings['size']} --suite {settings['suite']} {length} --seed {settings['seed']}"
     given = "".join(f" --set {name}={settings[name]}" for name in _TOLD if settings.get(name) not in (None, 1.0))
     return f"""---
@@ -33,7 +33,7 @@ tags: [outthink, reasoning, procedural]
 # {name}
 
 A small language model of the Llama architecture that solves generated reasoning problems step by step. It knows
-nothing else: it was trained from scratch on the problems of `{settings["suite"]}` alone.
+nothing else: it was trained on the problems of `{settings["suite"]}`, begun with {source}.
 
 | | |
 | --- | --- |
@@ -42,7 +42,7 @@ nothing else: it was trained from scratch on the problems of `{settings["suite"]
 | tokenizer | byte-level BPE, digits one by one |
 | data | `{settings["suite"]}`, training split, difficulty 0 to {settings["hardest"]:g}: {amount} |
 | left out | {progress.too_long:,} problems longer than {settings["widths"][-1]:,} tokens |
-| training | {progress.step:,} steps, {progress.seconds / 60:.0f} minutes on `{settings["device"]}`{begun} |
+| training | {progress.step:,} steps, {progress.seconds / 60:.0f} minutes on `{settings["device"]}`, begun with {source} |
 | optimizer | {settings["optimizer"]}, {rate} |
 | last training loss | {loss} nats for a target token (question tokens weigh {settings["question_weight"]:g}) |
 | weights | average over the last {settings["average_steps"]} steps or so |

@@ -195,6 +195,7 @@ def _open(config: TrainConfig) -> tokenizers.Tokenizer:
     record, file = config.out / "run.json", config.out / "tokenizer.json"
     if record.is_file():
         config.check_continues(read_json(record))
+        write_atomically(record, config.to_json())  # what may change has perhaps changed
         try:
             return tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:
