@@ -42,7 +42,7 @@ nothing else: it was trained on the problems of `{settings["suite"]}`, begun wit
 | tokenizer | byte-level BPE, digits one by one |
 | data | `{settings["suite"]}`, training split, difficulty 0 to {settings["hardest"]:g}: {amount} |
 | left out | {progress.too_long:,} problems longer than {settings["widths"][-1]:,} tokens |
-| training | {progress.step:,} steps, {progress.seconds / 60:.0f} minutes on `{settings["device"]}`, begun with {source} |
+| training | {progress.step:,} steps, {progress.seconds / 60:.0f} minutes on `{settings["device"]}` |
 | optimizer | {settings["optimizer"]}, {rate} |
 | last training loss | {loss} nats for a target token (question tokens weigh {settings["question_weight"]:g}) |
 | weights | average over the last {settings["average_steps"]} steps or so |
