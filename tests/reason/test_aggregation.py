@@ -254,6 +254,7 @@ async def test_pruning_drops_only_lines_below_the_mean():
     assert prune_unlikely(lines[:3]) == lines[:3]
     found = await think(question(), toy(), probability_consistency, n=60)
     assert len(found.candidates) == sum(answer_of(line) is not None for line in kept)
+    assert found.attempts == 60
 
 
 # ---- sub-thoughts ---------------------------------------------------------------------------------------------------

@@ -19,8 +19,10 @@ from outthink.reason.particles.sweep import Plan
 from outthink.reason.particles.target import Verified, Weighted
 from outthink.reason.segment import Segmenter
 from outthink.reason.solve import think
+from outthink.reason.weighted_vote import weighted_vote
 from particle_world import (
     LONGEST,
+    PROMPT,
     Judge,
     answered_early,
     by_answer,
@@ -128,6 +130,26 @@ async def test_answer_shares_and_evidence_of_the_strategy(method):
         if answer is not None:
             assert shares[answer] == pytest.approx(weight / total, abs=0.06)
     assert found.attempts == 1200
+
+
+async def test_weighted_votes_are_the_sums_and_tend_to_the_enumerated_ones():
+    """Line by line for 40 lines; and the evidence of 3,000 within 4.5 of its own standard errors of the exact one."""
+    asked, judge = question(), Judge()
+    root = await model().root(PROMPT)
+    sums = {}
+    for line in await root.extend(40):
+        answer = asked.answer_of(line)
+        sums[answer] = sums.get(answer, 0.0) + math.exp(judge.of(line.full_text))
+    found = await think(asked, model(), weighted_vote, judge, n=40)
+    total = sum(sums.values())
+    assert found.weights == pytest.approx({a: w / total for a, w in sums.items() if a is not None and w > 0})
+    assert found.log_evidence == pytest.approx(math.log(total / 40))
+    exact = tilted(asked, judge.of, steps="never")
+    many = await think(asked, model(seed=1), weighted_vote, judge, n=3000)
+    assert abs(many.log_evidence - math.log(sum(exact.values()))) < 4.5 * many.log_evidence_se
+    for answer, weight in exact.items():
+        if answer is not None:
+            assert many.weights[answer] == pytest.approx(weight / sum(exact.values()), abs=0.03)
 
 
 async def test_standard_error_covers():

@@ -301,12 +301,13 @@ async def test_what_is_ruled_out_is_never_extended_nor_chosen(name):
 
 
 @pytest.mark.parametrize("name", STEPWISE)
-async def test_where_everything_is_ruled_out_there_is_still_a_line(name, monkeypatch):
+@pytest.mark.parametrize("budget", [None, Budget(tokens=200), Budget(flops=200)])
+async def test_where_everything_is_ruled_out_there_is_still_a_line(name, budget, monkeypatch):
     world, handed_out = StepWorld("abc", 3, 2), record_branches(monkeypatch)
     judge = Scores(lambda path: -math.inf)
-    posterior = await think(world.question, world.lm(), name, judge, **options_for(name))
+    posterior = await think(world.question, world.lm(budget), name, judge, **options_for(name))
     assert posterior.best in world.leaves()
-    assert posterior.stopped == "no line passed the verifier"
+    assert posterior.stopped in ("no line passed the verifier", *(["budget"] if budget else []))
     assert all(branch.closed for branch in handed_out)
 
 

@@ -159,7 +159,7 @@ def _resolve_dtype(dtype: str, config: ModelConfig, stored: Mapping[str, StoredT
 
 
 def _device(name: str) -> torch.device:
-    match = re.fullmatch(r"cpu|meta|cuda(?::([0-9]+))?", name)
+    match = re.fullmatch(r"cpu|cuda(?::([0-9]+))?", name)
     if match is None:
         raise UserError(f"Device {name!r} is not known; use 'cpu', 'cuda' or 'cuda:1'.")
     device = torch.device(name)

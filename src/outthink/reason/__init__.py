@@ -12,6 +12,7 @@ STRATEGIES: Registry[Method] = Registry(
         "best-of-n": "outthink.reason.best_of_n:best_of_n",
         "sample-until-verified": "outthink.reason.sample_until_verified:sample_until_verified",
         "sample-while-worthwhile": "outthink.reason.worthwhile:sample_while_worthwhile",
+        "weighted-vote": "outthink.reason.weighted_vote:weighted_vote",
         "adaptive-vote": "outthink.reason.adaptive_vote:adaptive_vote",
         "confident-vote": "outthink.reason.confident_vote:confident_vote",
         "probability-consistency": "outthink.reason.consistent_vote:probability_consistency",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -52,7 +53,7 @@ async def probability_consistency(
         line.thought.fate = "too unlikely"
     # On the scale of the likeliest: the sums themselves are too small to be shown as the weights of lines.
     top = max((line_log_prob(line) for line in kept), default=0.0)
-    return weigh(question, kept, lambda line: line_log_prob(line) - top)
+    return replace(weigh(question, kept, lambda line: line_log_prob(line) - top), attempts=len(lines))
 
 
 def prune_unlikely(lines: Sequence[Branch]) -> list[Branch]:

@@ -55,9 +55,16 @@ async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     others are cancelled and over.
     """
     tasks = [asyncio.ensure_future(part) for part in work]
+    if not tasks:
+        return []
     try:
-        return await asyncio.gather(*tasks)
-    finally:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:  # each is cancelled once only: a second time would interrupt what it does to clean up
         for task in tasks:
-            task.cancel()
+            if not task.done():
+                task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+    errors = [task.exception() for task in tasks if not task.cancelled()]
+    for error in filter(None, errors):
+        raise error
+    return [task.result() for task in tasks]

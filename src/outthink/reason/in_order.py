@@ -70,11 +70,12 @@ async def lines_in_order(grow: Grow, n: int, width: int, ledger: Ledger) -> Asyn
             if not length:
                 return  # what is left does not even buy the prompt
     finally:
-        for task, _ in flying:
+        tasks = [task for task, _ in flying]
+        for task in tasks:
+            if task.done() and not task.cancelled() and task.exception() is None:
+                await task.result().close()
             task.cancel()
-        for line in await asyncio.gather(*(task for task, _ in flying), return_exceptions=True):
-            if not isinstance(line, BaseException):
-                await line.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _share(ledger: Ledger, launched: int, longest: int, free: float, slots: int, beside: bool) -> float:

@@ -10,6 +10,8 @@ from outthink.core.budget import Ledger
 from outthink.core.errors import UserError
 from outthink.core.question import Question
 from outthink.lm.protocol import Branch
+from outthink.verify.exact import ExactChecker
+from outthink.verify.likelihood import Likelihood
 from outthink.verify.protocol import Verifier
 
 
@@ -121,6 +123,15 @@ class Staged:
     def accepts(self, score: float) -> bool:
         """See `Verifier.accepts`."""
         return self.outcome.accepts(score)
+
+
+def for_steps(verifier: Verifier | None) -> Verifier:
+    """Who scores unfinished lines: ``verifier`` where it can; the likelihood where there is none, or it only checks
+    answers.
+    """
+    if verifier is None:
+        return Likelihood()
+    return Staged(Likelihood(), verifier) if isinstance(verifier, ExactChecker) else verifier
 
 
 def _answered(question: Question, branch: Branch) -> bool:

@@ -18,8 +18,8 @@ from outthink.core.rng import uniforms
 from outthink.lm.protocol import LM, Branch
 from outthink.reason.holding import Holding, together
 from outthink.reason.particles.filters import PAPER, check_options, plan_of
-from outthink.reason.particles.islands import key_of, posterior, run_islands, split, with_evidence
-from outthink.reason.particles.sweep import Particle, Plan, Sweep, sweep
+from outthink.reason.particles.islands import key_of, or_any_line, posterior, run_islands, split, with_evidence
+from outthink.reason.particles.sweep import Particle, Plan, Sweep, first_moves, sweep
 from outthink.reason.particles.target import Target, Verified
 from outthink.reason.segment import Segmenter
 from outthink.verify import Verifier
@@ -119,8 +119,9 @@ async def _chains(
             return await made.run(max(1, min(sweeps, size // (2 * len(ladder)))), size, purse)
 
         made = await run_islands(n, chains, ledger, chain)
-    found = posterior(question, [one.normalised for chain in made for one in chain.sweeps])
-    return with_evidence(found, [chain.sweeps[0] for chain in made if chain.sweeps])
+        found = posterior(question, [one.normalised for chain in made for one in chain.sweeps])
+        found = with_evidence(found, [chain.sweeps[0] for chain in made if chain.sweeps])
+        return await or_any_line(question, root, plans[0], ledger, found)
 
 
 class _Ladder:
@@ -131,14 +132,19 @@ class _Ladder:
 
     async def run(self, num_sweeps: int, size: int, purse: float) -> Chain:
         """``size`` particles in all, as many in each sweep of each replica; fewer sweeps once ``purse`` is spent."""
-        sizes = split(size // len(self.plans), num_sweeps)
+        replicas, sizes = len(self.plans), split(size // len(self.plans), num_sweeps)
+        fresh = [sizes[0], *(max(1, num - 1) for num in sizes[1:])]  # of later sweeps, one particle is retained
         lines: list[Line] = [[] for _ in self.plans]
-        done, drawn = list[Sweep](), 0
+        done = list[Sweep]()
         async with Holding() as held:
-            for number, num in enumerate(sizes):
-                share = (purse - drawn) / (num_sweeps - number) / len(self.plans)
+            total = sum(fresh) * replicas
+            first = await first_moves(self.question, self.root, self.target, self.plans[0], total, held, purse)
+            drawn = sum(p.tokens for p in first)
+            for number, num in enumerate(fresh):
+                share = (purse - drawn) / (num_sweeps - number) / replicas
+                starts, first = first[: num * replicas], first[num * replicas :]
                 made = await together(
-                    self._sweep(k, plan, max(1, num), lines[k], held, number, share)
+                    self._sweep(k, plan, starts[k * num : (k + 1) * num], lines[k], held, number, share)
                     for k, plan in enumerate(self.plans)
                 )
                 drawn += sum(one.drawn for one, _ in made)
@@ -147,15 +153,17 @@ class _Ladder:
                 if any(one.cut for one, _ in made):
                     break
                 lines = self._swap([line for _, line in made], number)
-                await held.keep(p.tip for line in lines for p in line)
+                await held.keep(p.tip for line in [*lines, first] for p in line)
+                for particle in (p for one, _ in made[1:] for p in one.particles):
+                    particle.tip.thought.fate = particle.tip.thought.fate or "of a warmer replica"
         return Chain(done, drawn)
 
     async def _sweep(
-        self, replica: int, plan: Plan, num: int, retained: Line, held: Holding, number: int, purse: float
+        self, replica: int, plan: Plan, first: Line, retained: Line, held: Holding, number: int, purse: float
     ) -> tuple[Sweep, Line]:
         """One sweep around ``retained``, and the line drawn from it, whose branches ``held`` then holds."""
-        key = key_of(self.key, replica, number)
-        options: dict[str, Any] = {"purse": purse, "retained": retained, "keep_lines": True}
+        key, num = key_of(self.key, replica, number), len(first) + bool(retained)
+        options: dict[str, Any] = {"purse": purse, "retained": retained, "first": first, "keep_lines": True}
         async with Holding() as own:
             one = await sweep(self.question, self.root, self.target, plan, num, own, key, **options)
             chosen = one.draw(_uniform(key_of(key, 1)))

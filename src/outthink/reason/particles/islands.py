@@ -11,6 +11,7 @@ from outthink.core.budget import Ledger
 from outthink.core.posterior import Posterior
 from outthink.core.question import Question
 from outthink.core.rng import mix
+from outthink.core.sampling import Until
 from outthink.lm.protocol import Branch
 from outthink.posterior.evidence import pool
 from outthink.reason.holding import Holding, together
@@ -20,6 +21,7 @@ from outthink.reason.population import log_sum, weigh
 from outthink.reason.waves import affordable
 
 RESAMPLING = 0x5EED  # sets the random numbers of resampling apart from those of the tokens
+NONE_PASSED = "no line passed the verifier"
 SMALLEST = 4  # particles that an island has at least, where the budget does not even pay for two islands of them
 
 
@@ -85,7 +87,7 @@ def posterior(question: Question, sweeps: Sequence[Sweep]) -> Posterior:
     pooled = {tip: log_sum(weights) for tip, weights in shares.items()}
     total = log_sum(pooled.values())
     if total == -math.inf:
-        found = replace(weigh(question, list(pooled)), stopped="no line passed the verifier")
+        found = replace(weigh(question, list(pooled)), stopped=NONE_PASSED)
     else:
         found = weigh(question, list(pooled), lambda tip: pooled[tip] - total)
     return replace(found, attempts=len(particles))
@@ -100,6 +102,17 @@ def with_evidence(found: Posterior, sweeps: Sequence[Sweep]) -> Posterior:
     return replace(found, log_evidence=evidence.log_z, log_evidence_se=evidence.se, evidence_runs=evidence.runs)
 
 
+async def or_any_line(question: Question, root: Branch, plan: Plan, ledger: Ledger, found: Posterior) -> Posterior:
+    """``found``; where every particle died before it gave an answer, that of one more line, which nobody judged."""
+    if found.candidates or found.stopped != NONE_PASSED or ledger.exhausted:
+        return found
+    [line] = await root.extend(1, Until(None if plan.max_tokens == math.inf else int(plan.max_tokens)))
+    async with line:
+        last = weigh(question, [line])
+        rest = log_sum([last.log_unassigned, math.log(found.attempts)])  # it is one of all the lines that were tried
+        return replace(found, candidates=last.candidates, log_unassigned=rest, attempts=found.attempts + 1)
+
+
 async def filter_islands(
     question: Question, root: Branch, target: Target, plan: Plan, seed: int, num: int, islands: int, ledger: Ledger
 ) -> Posterior:
@@ -110,7 +123,8 @@ async def filter_islands(
             return await sweep(question, root, target, plan, size, held, key_of(seed, number), purse=purse)
 
     sweeps = await run_islands(num, islands, ledger, island)
-    return with_evidence(posterior(question, sweeps), sweeps)
+    found = with_evidence(posterior(question, sweeps), sweeps)
+    return await or_any_line(question, root, plan, ledger, found)
 
 
 def key_of(seed: int, *path: int) -> int:

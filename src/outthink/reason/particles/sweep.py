@@ -137,13 +137,15 @@ async def sweep(
     *,
     purse: float = math.inf,
     retained: Sequence[Particle] = (),
+    first: Sequence[Particle] = (),
     keep_lines: bool = False,
 ) -> Sweep:
     """Move ``num`` particles from ``root`` until all are whole, or ``purse`` tokens are spent.
 
-    ``retained`` is a line that particle 0 follows whatever happens (conditional SMC: the rest must be resampled
-    multinomially, and are); its branches are held elsewhere. ``key`` keys the random numbers of resampling. Branches in
-    ``held`` are closed once nothing can come of them, earlier tips too unless ``keep_lines``.
+    ``first``: where they are after their first move, if that was made already; see `first_moves`. ``retained`` is a
+    line that particle 0 follows whatever happens (conditional SMC: the rest must be resampled multinomially, and are);
+    its branches are held elsewhere. ``key`` keys the random numbers of resampling. Branches in ``held`` are closed once
+    nothing can come of them, earlier tips too unless ``keep_lines``.
     """
     particles, step, drawn = [Particle(root)] * num, 0, 0
     while any(p.live for p in particles):
@@ -151,7 +153,7 @@ async def sweep(
         if share < 1:
             return Sweep(particles, drawn, True)
         mover = _Mover(question, target, plan, held, share)
-        particles = await mover.move(particles, retained[step : step + 1])
+        particles = await mover.move(particles, retained[step : step + 1], () if step else first)
         drawn += mover.drawn
         if any(p.cut for p in particles):
             return Sweep(particles, drawn, True)
@@ -161,6 +163,18 @@ async def sweep(
         await held.keep(at.tip for p in particles for at in (p.line if keep_lines else [p]))
         step += 1
     return Sweep(particles, drawn, False)
+
+
+async def first_moves(
+    question: Question, root: Branch, target: Target, plan: Plan, num: int, held: Holding, purse: float
+) -> list[Particle]:
+    """``num`` particles after their first move, for sweeps yet to come.
+
+    A branch's children draw their random numbers in the order in which they are asked for. Sweeps that go on side by
+    side would ask at times that depend on the engine; so all first moves of all of them are asked for at once.
+    """
+    mover = _Mover(question, target, plan, held, max(1.0, purse / num))
+    return await mover.grow(Particle(root), 0.0, num, plan.every, max(1.0, purse / num))
 
 
 def resample(particles: list[Particle], plan: Plan, draws: Any, conditional: bool) -> list[Particle]:
@@ -189,15 +203,22 @@ class _Mover:
         self.question, self.target, self.plan, self.held, self.share = question, target, plan, held, share
         self.drawn = 0
 
-    async def move(self, particles: Sequence[Particle], along: Sequence[Particle]) -> list[Particle]:
-        """The population after its move; particle 0 becomes the one in ``along``, if there is one."""
+    async def move(
+        self, particles: Sequence[Particle], along: Sequence[Particle], made: Sequence[Particle]
+    ) -> list[Particle]:
+        """The population after its move; particle 0 becomes the one in ``along``, if there is one, and the others
+        those that were ``made`` already.
+        """
+        if made:
+            moved = [*along, *made]
+            return [self._weigh(after, before) for after, before in zip(moved, particles, strict=True)]
         moved = [*along, *particles[len(along) :]]
-        groups: dict[Branch, list[int]] = {}
+        groups: dict[tuple[Branch, int], list[int]] = {}
         for i, particle in enumerate(particles):
-            if particle.live and i >= len(along):
-                groups.setdefault(particle.tip, []).append(i)
+            if particle.live and i >= len(along):  # copies in one call, unless the next step would wait for all of them
+                groups.setdefault((particle.tip, i if self.plan.every > 1 else 0), []).append(i)
         grown = await together(
-            self._grow(particles[who[0]], 0.0, len(who), self.plan.every, self.share) for who in groups.values()
+            self.grow(particles[who[0]], 0.0, len(who), self.plan.every, self.share) for who in groups.values()
         )
         for who, children in zip(groups.values(), grown, strict=True):
             for i, child in zip(who, children, strict=True):
@@ -208,7 +229,7 @@ class _Mover:
         """The particle after its move, in its place in the population. Copies had a weight each before it."""
         return replace(after, before=before, log_weight=before.log_weight + self.plan.log_increment(before, after))
 
-    async def _grow(self, particle: Particle, log_ratio: float, count: int, steps: int, share: float) -> list[Particle]:
+    async def grow(self, particle: Particle, log_ratio: float, count: int, steps: int, share: float) -> list[Particle]:
         """``count`` continuations by up to ``steps`` steps, each of up to ``share`` tokens in all."""
         plan, target = self.plan, self.target
         until = plan.segmenter.until(min(share, plan.max_tokens - particle.tokens))
@@ -229,7 +250,7 @@ class _Mover:
     async def _further(self, particle: Particle, steps: int, share: float) -> Particle:
         if share < 1 or particle.whole or particle.cut or particle.log_potential == -math.inf:
             return particle
-        [particle] = await self._grow(particle, particle.log_ratio, 1, steps, share)
+        [particle] = await self.grow(particle, particle.log_ratio, 1, steps, share)
         return particle
 
     def _is_whole(self, particle: Particle, child: Branch, until: Until) -> bool:

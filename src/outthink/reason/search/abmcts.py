@@ -12,7 +12,9 @@ from outthink.core.posterior import Posterior
 from outthink.core.question import Question
 from outthink.core.registry import method
 from outthink.lm.protocol import LM
-from outthink.reason.search.tree import Node, Search, at_least
+from outthink.reason.search.node import Node
+from outthink.reason.search.options import at_least
+from outthink.reason.search.tree import Search
 from outthink.verify import Verifier
 
 
@@ -102,7 +104,7 @@ async def ab_mcts(
     verifier: Verifier | None,
     ledger: Ledger,
     *,
-    n: int = 32,
+    n: int = 64,
     in_flight: int = 8,
     steps: str = "newline",
     max_tokens: int | None = None,

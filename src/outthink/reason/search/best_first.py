@@ -11,7 +11,9 @@ from outthink.core.posterior import Posterior
 from outthink.core.question import Question
 from outthink.core.registry import method
 from outthink.lm.protocol import LM
-from outthink.reason.search.tree import Expansion, Node, Search, at_least
+from outthink.reason.search.node import Expansion, Node
+from outthink.reason.search.options import at_least
+from outthink.reason.search.tree import Search
 from outthink.verify import Verifier
 
 DIVES = 2  # a line to its end costs as many lines as its steps are wide; the budget should do for so many
@@ -88,9 +90,8 @@ async def best_first(
             frontier.push(child, child_cost)
         if not expansion.fit:
             frontier.push(expansion.node, again(cost))
-    return await search.posterior(
-        lambda line: line.score if line in frontier.found or not frontier.found else -math.inf, best_line=True
-    )
+    passed_over = [line for line in search.lines if frontier.found and line not in frontier.found]
+    return await search.posterior(lambda line: -math.inf if line in passed_over else line.score, best_line=True)
 
 
 @method(

@@ -10,8 +10,10 @@ from outthink.core.posterior import Posterior
 from outthink.core.question import Question
 from outthink.core.registry import method
 from outthink.lm.protocol import LM
-from outthink.reason.search.layers import TRIES, best
-from outthink.reason.search.tree import Expansion, Node, Search, at_least
+from outthink.reason.search.layers import best, may_try_again
+from outthink.reason.search.node import Expansion, Node
+from outthink.reason.search.options import at_least
+from outthink.reason.search.tree import Search
 from outthink.verify import Verifier
 
 
@@ -50,12 +52,13 @@ async def dvts(
             expansion = await search.next()
             tries[expansion.node] += 1
             picks = pick(expansion, heads[expansion.node], width)
-            if not picks and tries[expansion.node] < TRIES:
+            if not picks and may_try_again(search, tries[expansion.node]):
                 waiting.append(expansion.node)
             chosen += Counter({node: trees for node, trees in picks.items() if node.whole})
             heads += Counter({node: trees for node, trees in picks.items() if not node.whole})
             waiting += [node for node in picks if not node.whole]
             await search.close(*(node for node in expansion.live if node not in picks), fate="outscored")
+        chosen += Counter(line for line in search.all_lines if line not in search.lines or not chosen)
         return await search.posterior(lambda line: line.score + math.log(chosen[line]) if chosen[line] else -math.inf)
 
 

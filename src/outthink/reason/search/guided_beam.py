@@ -14,7 +14,9 @@ from outthink.core.registry import method
 from outthink.core.rng import mix, uniforms
 from outthink.lm.protocol import LM
 from outthink.reason.search.layers import grow_layer
-from outthink.reason.search.tree import Node, Search, at_least
+from outthink.reason.search.node import Node
+from outthink.reason.search.options import at_least
+from outthink.reason.search.tree import Search
 from outthink.verify import Verifier
 
 
@@ -71,7 +73,7 @@ async def guided_beam(
             beam, finished = [c for c in kept if c.open], [c for c in kept if c.whole]
             widths = [max(1, n // max(1, len(kept)))] * len(beam)
             await search.close(*(c for c in drawn if c not in kept), fate="not sampled")
-        voters = [line for line in finished or search.lines if line.score > -math.inf]
+        voters = [line for line in finished or search.all_lines if line.score > -math.inf]
         return await search.posterior(lambda line: math.log(line.count) if line in voters else -math.inf)
 
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from outthink.reason.search.tree import Expansion, Node, Search
+from outthink.reason.search.node import Expansion, Node
+from outthink.reason.search.tree import Search
 
-TRIES = 4  # how often a layer is drawn in which the verifier rules everything out
+TRIES = 4  # how often steps are drawn where the verifier rules all of them out and no budget says when to stop
 
 
 async def grow_layer(search: Search, nodes: Sequence[Node], widths: Sequence[int]) -> list[Expansion]:
     """Extend each node in as many ways as its width says. In the order of ``nodes``; fewer where the budget ends or
     the verifier accepts a line.
 
-    Where everything is ruled out the layer is drawn again, `TRIES` times at most; else what has no way on is closed.
+    Where everything is ruled out the layer is drawn again, as `may_try_again` says; else what has no way on is closed.
     """
     layer: list[Expansion] = []
-    for _ in range(TRIES):
+    tries = 0
+    while may_try_again(search, tries):
         layer += await _grow_once(search, nodes, widths)
+        tries += 1
         if search.accepted or any(e.fit for e in layer):
             await search.close(*(e.node for e in layer if not e.live), fate="no way on")
             break
@@ -35,6 +38,13 @@ async def _grow_once(search: Search, nodes: Sequence[Node], widths: Sequence[int
             break
         layer.append(await search.next())
     return layer
+
+
+def may_try_again(search: Search, tries: int) -> bool:
+    """Whether steps all of which were ruled out ``tries`` times may be drawn again: while there is a budget for it, or
+    `TRIES` times where nothing limits them.
+    """
+    return search.room if search.ledger.limited else tries < TRIES
 
 
 def best(nodes: Sequence[Node], n: int) -> list[Node]:

@@ -11,7 +11,9 @@ from outthink.core.question import Question
 from outthink.core.registry import method
 from outthink.lm.protocol import LM
 from outthink.reason.search.best_first import DIVES
-from outthink.reason.search.tree import Expansion, Node, Search, at_least
+from outthink.reason.search.node import Expansion, Node
+from outthink.reason.search.options import at_least
+from outthink.reason.search.tree import Search
 from outthink.verify import Verifier
 
 

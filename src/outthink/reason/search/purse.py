@@ -82,6 +82,10 @@ class Purse:
         elif self._free < math.inf:
             self._free += grant.reserved - spent
 
+    def shut(self) -> None:
+        """Have nothing more: what is left does not buy a single token."""
+        self._free = 0.0
+
     def _spendable(self, hold: bool) -> float:
         return self._free - (self._held if hold else 0.0)
 

@@ -11,7 +11,8 @@ from outthink.core.question import Question
 from outthink.core.registry import method
 from outthink.lm.protocol import LM
 from outthink.reason.search.layers import grow_layer
-from outthink.reason.search.tree import Search, at_least
+from outthink.reason.search.options import at_least
+from outthink.reason.search.tree import Search
 from outthink.verify import Verifier
 
 

@@ -9,7 +9,9 @@ from outthink.core.posterior import Posterior
 from outthink.core.question import Question
 from outthink.core.registry import method
 from outthink.lm.protocol import LM
-from outthink.reason.search.tree import Node, Search, at_least
+from outthink.reason.search.node import Node
+from outthink.reason.search.options import at_least
+from outthink.reason.search.tree import Search
 from outthink.verify import Verifier
 
 

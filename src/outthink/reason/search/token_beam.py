@@ -14,9 +14,10 @@ from outthink.core.question import Question
 from outthink.core.registry import method
 from outthink.lm.protocol import LM
 from outthink.reason.population import log_sum, weigh
+from outthink.reason.search.options import at_least
 from outthink.reason.search.purse import HELD
 from outthink.reason.search.token_tree import Hypothesis, Step, TokenTree
-from outthink.reason.search.tree import at_least, best_of_each
+from outthink.reason.search.tree import best_of_each
 from outthink.verify import Verifier
 
 MOST = 100  # log-probabilities that may be asked for beside a token's own

@@ -4,95 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 
 from outthink.core.budget import Budget, Ledger
-from outthink.core.errors import UserError
 from outthink.core.posterior import Candidate, Posterior
 from outthink.core.question import Question
 from outthink.core.sampling import Until
 from outthink.lm.protocol import LM, Branch, OnToken
-from outthink.reason.population import line_log_prob, weigh
+from outthink.reason.population import weigh
 from outthink.reason.search.flight import Flight
+from outthink.reason.search.node import Expansion, Node, same_step
+from outthink.reason.search.options import at_least
 from outthink.reason.search.purse import Grant, Purse
 from outthink.reason.segment import Segmenter
 from outthink.verify import Verifier
-from outthink.verify.compose import Staged
-from outthink.verify.exact import ExactChecker
-from outthink.verify.likelihood import Likelihood
-
-
-@dataclass(eq=False)
-class Node:
-    """A line of whole steps. ``score`` is the verifier's log-weight of the line so far, -inf where it is ruled out.
-
-    ``whole``: nothing can follow it; ``cut``: the budget ended within it; ``closed``: the search gave it up.
-    ``length``: its tokens after the prompt. ``count``: how many draws gave it.
-    """
-
-    branch: Branch
-    parent: Node | None = None
-    depth: int = 0
-    length: int = 0
-    score: float = 0.0
-    whole: bool = False
-    cut: bool = False
-    closed: bool = False
-    count: int = 1
-    children: list[Node] = field(default_factory=list)
-
-    @property
-    def value(self) -> float:
-        """The score as a number in [0, 1]."""
-        return math.exp(min(self.score, 0.0))
-
-    @property
-    def open(self) -> bool:
-        """Whether the search may go on from here: it is not whole, cut, ruled out or given up."""
-        return not (self.whole or self.cut or self.closed or self.score == -math.inf)
-
-    @property
-    def fit(self) -> bool:
-        """Whether it is of use: the search may go on from here, or it is whole and not ruled out."""
-        return self.open or (self.whole and self.score > -math.inf)
-
-    @property
-    def answered(self) -> bool:
-        """Whether it is a whole line that gives an answer."""
-        return self.whole and self.branch.thought.answer is not None
-
-    @property
-    def log_prob(self) -> float:
-        """The model's log-probability of the line after the prompt, in nats."""
-        return line_log_prob(self.branch)
-
-
-@dataclass(frozen=True)
-class Expansion:
-    """What came of extending ``node``: one entry a draw, equal ones the same child. ``line``: the only draw and the
-    steps after it, where it was gone on with to the end.
-    """
-
-    node: Node
-    draws: list[Node]
-    line: list[Node]
-
-    @property
-    def children(self) -> list[Node]:
-        """The children drawn, each once, in the order of the draws."""
-        return list(dict.fromkeys(self.draws))
-
-    @property
-    def live(self) -> list[Node]:
-        """The children from which the search may go on."""
-        return [child for child in self.children if child.open]
-
-    @property
-    def fit(self) -> list[Node]:
-        """The children of use: those and the whole ones that are not ruled out."""
-        return [child for child in self.children if child.fit]
+from outthink.verify.compose import for_steps
 
 
 @dataclass(frozen=True)
@@ -111,8 +39,9 @@ class Search:
 
     Where something is limited it begins by writing one line to its end, likeliest token by likeliest token, beside the
     tree: so there is an answer as soon as one can be paid, and `plan` knows what a line costs.
-    ``lines`` are the whole lines found, in order; ``accepted`` those that the verifier accepts. Lines are scored by
-    ``verifier``, or by the model's own likelihood. Raises UserError for a ``max_tokens`` (of a line) below 1.
+    ``lines`` are the whole lines of the tree, in the order found; ``accepted`` those, the first one included, that the
+    verifier accepts. Lines are scored by ``verifier``, or by the model's own likelihood. Raises UserError for a
+    ``max_tokens`` (of a line) below 1.
     """
 
     def __init__(
@@ -129,8 +58,9 @@ class Search:
         self.question, self.ledger = question, ledger
         self.segmenter = Segmenter.of(steps)
         self.lines: list[Node] = []
+        self._beside: list[Node] = []
         self.accepted: list[Node] = []
-        self._lm, self._judge = lm, process_judge(verifier)
+        self._lm, self._judge = lm, for_steps(verifier)
         self._longest_line = math.inf if max_tokens is None else max_tokens
         self._purse = Purse(ledger)
         self._flight = Flight[_Grown]()
@@ -145,6 +75,9 @@ class Search:
             if self.ledger.limited:
                 line = await self._write_to_the_end(self.root)
                 self._purse.open(line.length)
+                if not line.length:
+                    self._purse.shut()
+                self._beside, self.lines = self.lines, []
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
@@ -174,11 +107,16 @@ class Search:
     @property
     def answered(self) -> bool:
         """Whether a whole line gives an answer."""
-        return any(line.answered for line in self.lines)
+        return any(line.answered for line in self.all_lines)
 
     def plan(self, n: int) -> int:
         """``n``, or as many lines as the budget can probably write to their end, at least one."""
         return int(max(1, min(n, self._purse.lines)))
+
+    @property
+    def all_lines(self) -> list[Node]:
+        """The line written first, if it is whole, and those of the tree."""
+        return [*self._beside, *self.lines]
 
     def launch(self, node: Node, n: int, *, sharing: int = 1, last: bool = True) -> None:
         """Start extending ``node`` by one step in ``n`` ways. Ask for ``room`` first.
@@ -200,6 +138,8 @@ class Search:
         """Take in the expansion that is over first, by the count of tokens."""
         grown = await self._flight.next()
         self._purse.settle(grown.grant, grown.spent, grown.longest)
+        if not grown.spent and all(child.cut for child in grown.draws):
+            self._purse.shut()
         first = {child: await self._take_in(grown.node, child) for child in dict.fromkeys(grown.draws)}
         draws = [first[child] for child in grown.draws]
         line = draws[:1] if grown.line else []
@@ -230,12 +170,13 @@ class Search:
             nodes = self._open.values()
             best = max(nodes, key=lambda node: (not any(c.open for c in node.children), node.score, node.length))
             await self._write_to_the_end(best)
+        lines = self.all_lines
         if self.accepted:
-            return replace(self._weigh(self.accepted, lambda _: 0.0), attempts=len(self.lines), stopped="verified")
-        found = self._weigh(self.lines, log_weight)
-        if not found.weights and self.lines:  # all are ruled out: fall back on what the lines agree on
+            return replace(self._weigh(self.accepted, lambda _: 0.0), attempts=len(lines), stopped="verified")
+        found = self._weigh(lines, log_weight)
+        if not found.weights and lines:  # all are ruled out: fall back on what the lines agree on
             none = "no line passed the verifier" if stopped == "finished" else stopped
-            return replace(self._weigh(self.lines, lambda _: 0.0), stopped=none)
+            return replace(self._weigh(lines, lambda _: 0.0), stopped=none)
         return replace(best_of_each(found) if best_line else found, stopped=stopped)
 
     def _weigh(self, nodes: Iterable[Node], log_weight: Callable[[Node], float]) -> Posterior:
@@ -250,7 +191,7 @@ class Search:
         draws, longest = list[Node](), max(len(branch.tokens) for branch in branches)
         for branch in branches:
             child = self._node(node, branch, until)
-            twin = next((known for known in draws if _same(known, child)), None)
+            twin = next((known for known in draws if same_step(known, child)), None)
             draws.append(twin or child)
             if twin is not None:
                 twin.count += 1
@@ -292,7 +233,7 @@ class Search:
 
     async def _take_in(self, parent: Node, child: Node) -> Node:
         """Make ``child`` part of the tree below ``parent``, or close it and return the child that is the same."""
-        twin = next((known for known in parent.children if _same(known, child)), None)
+        twin = next((known for known in parent.children if same_step(known, child)), None)
         if twin is not None:
             twin.count += child.count
             await self._drop_twin(child)
@@ -336,15 +277,6 @@ class Search:
         return tip
 
 
-def process_judge(verifier: Verifier | None) -> Verifier:
-    """Who scores unfinished lines: ``verifier`` where it can; the likelihood where there is none, or it only checks
-    answers.
-    """
-    if verifier is None:
-        return Likelihood()
-    return Staged(Likelihood(), verifier) if isinstance(verifier, ExactChecker) else verifier
-
-
 def best_of_each(posterior: Posterior) -> Posterior:
     """Each answer weighs as its heaviest line, and nothing is unassigned."""
     best: dict[str, Candidate] = {}
@@ -352,14 +284,3 @@ def best_of_each(posterior: Posterior) -> Posterior:
         if candidate.answer not in best or candidate.log_weight > best[candidate.answer].log_weight:
             best[candidate.answer] = candidate
     return replace(posterior, candidates=tuple(best.values()), log_unassigned=-math.inf)
-
-
-def at_least(least: float, **options: float | None) -> None:
-    """Raise UserError for an option below ``least``; None stands for no limit."""
-    for name, value in options.items():
-        if value is not None and not value >= least:
-            raise UserError(f"{name}={value} must be at least {least:g}.")
-
-
-def _same(a: Node, b: Node) -> bool:
-    return (a.branch.text, a.branch.ended, a.cut) == (b.branch.text, b.branch.ended, b.cut)

@@ -101,7 +101,7 @@ class Core {
         }
         {
             nb::gil_scoped_release unlocked;
-            pack(matrices, outputs, inputs, weights);
+            pack(matrices, outputs, inputs, weights, model_->kernels(), model_->pool());
         }
         if (bias) {
             weights.bias = padded(*bias, shape.outputs);

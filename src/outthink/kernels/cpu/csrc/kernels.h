@@ -157,6 +157,8 @@ struct Kernels {
     void (*embed)(const void* source, Format format, int size, int padded, float* out);
     void (*normalize)(const NormTask&);
     void (*quantize)(const QuantizeTask&);
+    // Squared error of x [count], a multiple of 16, rounded to codes -8 to 7 of this scale.
+    float (*int4_error)(const float* x, int count, float scale);
     void (*rotate)(const RotateTask&);
     void (*attend_block)(const AttendTask&, int block, float* states);
     void (*fold)(const AttendTask&, float* states, const float* more);

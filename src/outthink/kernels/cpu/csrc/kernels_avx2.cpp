@@ -8,7 +8,7 @@
 namespace outthink {
 
 const Kernels* avx2_kernels() {
-    static const Kernels table = {"avx2", linear, embed, normalize, quantize, rotate, attend_block, fold, finish};
+    static const Kernels table = {"avx2", linear, embed, normalize, quantize, int4_error, rotate, attend_block, fold, finish};
     return &table;
 }
 

@@ -8,7 +8,7 @@
 namespace outthink {
 
 const Kernels* avx512_kernels() {
-    static const Kernels table = {"avx512", linear, embed, normalize, quantize, rotate, attend_block, fold, finish};
+    static const Kernels table = {"avx512", linear, embed, normalize, quantize, int4_error, rotate, attend_block, fold, finish};
     return &table;
 }
 

@@ -8,7 +8,7 @@
 namespace outthink {
 
 const Kernels* generic_kernels() {
-    static const Kernels table = {"generic", linear, embed, normalize, quantize, rotate, attend_block, fold, finish};
+    static const Kernels table = {"generic", linear, embed, normalize, quantize, int4_error, rotate, attend_block, fold, finish};
     return &table;
 }
 

@@ -15,9 +15,9 @@ struct Source {
 };
 
 // Fills the tiles: output o is row `row_map[o]` of the sources stacked, input i is column `column_map[i]`; -1 stands for
-// zeros. The maps are as long as the padded weights are wide and high, and point inside the sources. Quantized formats
-// round to the nearest code of a symmetric scale that lets the largest weight of an output or group be represented.
+// zeros. The maps are as long as the padded weights are wide and high, and point inside the sources. int8 weights
+// are rounded with the scale that lets an output's largest be represented.
 void pack(const std::vector<Source>& sources, const std::vector<int32_t>& row_map,
-          const std::vector<int32_t>& column_map, Weights& weights);
+          const std::vector<int32_t>& column_map, Weights& weights, const Kernels& kernels, Pool& pool);
 
 }  // namespace outthink

@@ -95,6 +95,18 @@ void quantize(const QuantizeTask& task) {
     quantize_row(task.padded, task.out, [&](int i) { return load(task.x + i); });
 }
 
+float int4_error(const float* x, int count, float scale) {
+    const Vec inverse = splat(scale != 0.0f ? 1.0f / scale : 0.0f);
+    Vec total = zero();
+    for (int i = 0; i < count; i += kLanes) {
+        const Vec v = load(x + i);
+        const Vec code = min(max(round_nearest(mul(v, inverse)), splat(-8.0f)), splat(7.0f));
+        const Vec error = sub(mul(code, splat(scale)), v);
+        total = fma(error, error, total);
+    }
+    return sum(total);
+}
+
 void normalize(const NormTask& task) {
     const Vec inverse = splat(1.0f / root_of_mean_square(task.x, task.size, task.padded, task.eps));
     if (task.format == Format::int8) {

@@ -56,7 +56,7 @@ class Model {
 
     const Shape& shape() const { return shape_; }
     const Kernels& kernels() const { return kernels_; }
-    int threads() const { return pool_.size(); }
+    Pool& pool() { return pool_; }
     // Widths after padding; pads are zero everywhere.
     int hidden_inputs() const { return hidden_inputs_; }
     int head_stride() const { return head_stride_; }
