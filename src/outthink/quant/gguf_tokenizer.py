@@ -1,0 +1,77 @@
+"""Byte-level BPE tokenizers in GGUF's metadata: a tokenizer.json as llama.cpp's keys, and those keys as one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from outthink.core.errors import CheckpointError
+
+TOKENIZER_JSON = "tokenizer.json"
+WHOLE = "tokenizer.huggingface.json"
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
+_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_QWEN2 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# llama.cpp's names of the regular expressions that cut text into words.
+_CUTS = {_QWEN2: "qwen2", _LLAMA3: "llama-bpe"}
+_DEFAULT_CUT = "gpt-2"
+_PATTERNS = {"qwen2": _QWEN2, "llama-bpe": _LLAMA3, "llama3": _LLAMA3, "llama-v3": _LLAMA3, "gpt-2": None}
+
+
+def tokenizer_metadata(directory: Path, config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+    """GGUF's ``tokenizer.*`` keys for the tokenizer.json ``tokenizer`` of the model in ``directory``.
+
+    Raises CheckpointError for a tokenizer that is no byte-level BPE.
+    """
+    model, file = tokenizer.get("model") or {}, directory / TOKENIZER_JSON
+    if model.get("type", "BPE") != "BPE" or model.get("byte_fallback") or not isinstance(model.get("vocab"), dict):
+        raise CheckpointError(f"{file}: only byte-level BPE tokenizers are written to GGUF.")
+    tokens, types = _tokens(tokenizer, int(config["vocab_size"]), file)
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges", [])]
+    made: dict[str, Any] = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": _CUTS.get(_pattern(tokenizer), _DEFAULT_CUT),
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.add_bos_token": _begins_with(tokenizer, config.get("bos_token_id")),
+        WHOLE: json.dumps(tokenizer, ensure_ascii=False),
+    }
+    if merges:
+        made["tokenizer.ggml.merges"] = merges
+    for name, key in (("bos", "bos_token_id"), ("eos", "eos_token_id"), ("padding", "pad_token_id")):
+        value = config.get(key)
+        value = value[0] if isinstance(value, list) and value else value
+        if isinstance(value, int):
+            made[f"tokenizer.ggml.{name}_token_id"] = value
+    template = directory / "chat_template.jinja"
+    if template.is_file():
+        made["tokenizer.chat_template"] = template.read_text("utf-8")
+    return made
+
+
+def _tokens(tokenizer: Mapping[str, Any], vocab_size: int, file: Path) -> tuple[list[str], list[int]]:
+    """Token texts and types by id; ids without a token get one that no text contains."""
+    by_id = {index: (text, _NORMAL) for text, index in tokenizer["model"]["vocab"].items()}
+    for token in tokenizer.get("added_tokens") or []:
+        by_id[token["id"]] = token["content"], _CONTROL if token.get("special") else _USER_DEFINED
+    if by_id and max(by_id) >= vocab_size:
+        raise CheckpointError(f"{file} has ids up to {max(by_id)}, beyond the model's vocabulary of {vocab_size}.")
+    rows = [by_id.get(index, (f"[PAD{index}]", _UNUSED)) for index in range(vocab_size)]
+    return [text for text, _ in rows], [kind for _, kind in rows]
+
+
+def _pattern(tokenizer: Mapping[str, Any]) -> str | None:
+    """The regular expression by which text is cut into words, where there is just one."""
+    cut = tokenizer.get("pre_tokenizer") or {}
+    steps = cut.get("pretokenizers", []) if cut.get("type") == "Sequence" else [cut]
+    patterns = [step["pattern"].get("Regex") for step in steps if step.get("type") == "Split"]
+    return patterns[0] if len(patterns) == 1 else None
+
+
+def _begins_with(tokenizer: Mapping[str, Any], bos_id: int | None) -> bool:
+    """Whether encoding a text puts the token ``bos_id`` before it."""
+    template = (tokenizer.get("post_processor") or {}).get("single") or []
+    return bos_id is not None and bool(template) and "SpecialToken" in template[0]
