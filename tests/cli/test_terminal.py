@@ -165,6 +165,20 @@ def test_progress_tallies_the_lines_that_are_finished():
     assert progress.tally() == (4, {"7": 2, "8": 2})  # the line went on: its end counts, not its middle
 
 
+def test_progress_reads_no_answer_into_a_line_that_was_cut():
+    lm, progress = Watched(), Progress("title")
+    progress.start(lm)  # type: ignore[arg-type]
+    for text, finish in (
+        ("answer: 4", "budget"),  # it may have been on its way to 42
+        ("answer: 4", "cancelled"),
+        ("answer: 7\nansw", "length"),
+        ("answer: 42", "stop"),
+    ):
+        line = lm.tree.child()
+        line.text, line.finish = text, finish
+    assert progress.tally() == (4, {"7": 1, "42": 1})
+
+
 def test_stopping_before_the_work_has_begun_ends_the_program():
     with pytest.raises(KeyboardInterrupt):
         Progress("title").stop()

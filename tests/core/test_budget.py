@@ -38,6 +38,9 @@ class Clock:
         ("10_000 tokens", Budget(tokens=10000)),
         ("1,000 tokens", Budget(tokens=1000)),
         ("1,234,567, 3 s", Budget(tokens=1234567, seconds=3)),
+        ("100,250", Budget(tokens=100250)),
+        ("100, 250 s", Budget(tokens=100, seconds=250)),
+        ("100_250 s", Budget(seconds=100250)),
         ("1M tokens", Budget(tokens=1e6)),
         ("2 m tok", Budget(tokens=2e6)),
         ("4. tokens", Budget(tokens=4)),
@@ -75,6 +78,42 @@ def test_every_spelling(text: str, expected: Budget) -> None:
 def test_what_cannot_be_read_is_refused_with_the_text(text: str) -> None:
     with pytest.raises(BudgetError, match=r"Budget|budget"):
         Budget(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "one", "two"),
+    [
+        ("100,250 s", "100250 s", "100 tokens, 250 s"),
+        ("1,000 flops", "1000 flops", "1 tokens, 000 flops"),
+        ("8k, 1,234.5 ms", "1234.5 ms", "1 tokens, 234.5 ms"),
+        ("1,234,567s", "1234567s", "1 tokens, 234567s"),
+    ],
+)
+def test_digits_that_might_be_two_limits_are_refused_with_both_readings(text: str, one: str, two: str) -> None:
+    with pytest.raises(BudgetError, match="ambiguous") as caught:
+        Budget(text)
+    assert repr(one) in str(caught.value)
+    assert repr(two) in str(caught.value)
+    assert Budget(one) != Budget(two)
+
+
+@pytest.mark.parametrize("text", ["4\0 tokens", "1\0000 tokens"])
+def test_a_nul_byte_groups_no_digits(text: str) -> None:
+    with pytest.raises(BudgetError):
+        Budget(text)
+
+
+@given(
+    tokens=st.none() | st.integers(0, 10**9),
+    seconds=st.none() | st.floats(0, 1e6).map(lambda x: round(x, 3)),
+    flops=st.none() | st.integers(0, 10**15).map(float),
+)
+def test_what_a_budget_prints_it_reads_again(tokens: float | None, seconds: float | None, flops: float | None) -> None:
+    budget = Budget(tokens=tokens, seconds=seconds, flops=flops)
+    if budget != Budget():
+        read = Budget(str(budget))
+        limits = {unit: limit for unit, limit in vars(budget).items() if limit is not None}
+        assert {unit: limit for unit, limit in vars(read).items() if limit is not None} == pytest.approx(limits, rel=1e-9)
 
 
 @pytest.mark.parametrize("bad", [-1, -1e-9, math.nan, math.inf, True, "5"])

@@ -204,7 +204,14 @@ def run(model: Model, config: ScalingConfig, out: Path, progress: Progress = lam
     """Sample, replay, write ``out`` (.json), its records (.records.jsonl.gz) and its curve (.png); the result."""
     from outthink.tasks.suites import draw_problems
 
-    problems = draw_problems(config.family, config.difficulty, "test", config.num_problems, config.seed)
+    problems = draw_problems(
+        config.family,
+        config.difficulty,
+        "test",
+        config.num_problems,
+        config.seed,
+        lambda found: progress(found, config.num_problems, "drawing problems"),
+    )
     records = asyncio.run(sample_pool(model, problems, config, progress))
     points = asyncio.run(measure(records, config.counts, progress))
     result = report(model, config, points, " ".join(["outthink", *sys.argv[1:]]))

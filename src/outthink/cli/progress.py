@@ -60,7 +60,7 @@ class Progress:
         lines = [t for t in self.lm.tree.walk() if t.finish is not None and not t.children]
         for line in lines:
             if line not in self._answers:
-                self._answers[line] = parse_answer("".join(part.text for part in line.line()))
+                self._answers[line] = _answer(line)
         found = (self._answers[line] for line in lines)
         return len(lines), Counter(answer for answer in found if answer is not None)
 
@@ -76,6 +76,14 @@ class Progress:
     def _hint(self) -> Text:
         hint = "  stopping; ctrl-C again to abort" if self._stopping else "  ctrl-C: stop and answer now"
         return Text(hint, style="dim")
+
+
+def _answer(line: Thought) -> str | None:
+    """What a finished line answers. Of one that was cut, only whole lines of text count: "answer: 4" may have been on
+    its way to 42.
+    """
+    text = "".join(part.text for part in line.line())
+    return parse_answer(text if line.finish == "stop" else text[: text.rfind("\n") + 1])
 
 
 def _meter(ledger: Ledger, elapsed: float) -> list[ProgressBar | Text]:

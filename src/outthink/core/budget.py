@@ -21,6 +21,7 @@ _UNITS = {
 }  # fmt: skip
 _NAMES = "|".join(name for names in _UNITS.values() for name in names)  # so that "tokens" is no trillion "okens"
 _NUMBER = re.compile(rf"^([0-9]*\.?[0-9]+\.?(?:e[+-]?[0-9]+)?)\s*(?:({_NAMES})|([kmgtp])\s*({_NAMES}))$")
+_GROUPED = "\0"  # stands for a comma that seems to group digits
 _THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 
 
@@ -29,7 +30,9 @@ class Budget:
     """What may be spent; None means unlimited.
 
     ``tokens`` counts positions that the model computes for us: prompt positions not found in the cache, plus sampled
-    tokens. ``Budget("4k tokens")``, ``Budget("8k, 2.5 s")`` and ``Budget(tokens=4000)`` all work.
+    tokens. ``Budget("4k tokens")``, ``Budget("8k, 2.5 s")`` and ``Budget(tokens=4000)`` all work. A comma before three
+    digits groups the digits of tokens ("100,250 tokens"); before another unit it could as well part two limits
+    ("100,250 s"), and is a BudgetError.
     """
 
     tokens: float | None = None
@@ -57,14 +60,17 @@ class Budget:
             object.__setattr__(self, unit, amount)
 
     def __str__(self) -> str:
-        parts = [f"{getattr(self, f.name):,.6g} {f.name}" for f in fields(self) if getattr(self, f.name) is not None]
+        forms = {"tokens": ",.10g"}  # digits are grouped where `Budget` can read them again
+        limits = {f.name: getattr(self, f.name) for f in fields(self)}
+        parts = [f"{limit:{forms.get(unit, '.10g')}} {unit}" for unit, limit in limits.items() if limit is not None]
         return ", ".join(parts) or "unlimited"
 
 
 def _parse(text: str) -> dict[str, float]:
     limits: dict[str, float] = {}
-    for part in _THOUSANDS.sub("", text.lower().replace("_", "")).split(","):
-        match = _NUMBER.match(part.strip())
+    plain = text.lower().replace("_", "").replace(_GROUPED, "?")
+    for part in _THOUSANDS.sub(_GROUPED, plain).split(","):
+        match = _NUMBER.match(part.replace(_GROUPED, "").strip())
         scale, name = ("", "") if match is None else (match[3] or "", match[2] if match[3] is None else match[4])
         unit = next((u for u, names in _UNITS.items() if match and name in names), None)
         # A bare "1m" could be a million tokens or a minute.
@@ -72,6 +78,12 @@ def _parse(text: str) -> dict[str, float]:
             raise BudgetError(
                 f"Cannot read budget {text!r}. Write an amount and a unit, such as '4k tokens', '1M tokens', '2.5 s', "
                 "'5 min', '1e12 flops' or several with commas between."
+            )
+        if _GROUPED in part and unit != "tokens":
+            whole, (first, _, rest) = part.replace(_GROUPED, "").strip(), part.strip().partition(_GROUPED)
+            raise BudgetError(
+                f"Budget {text!r} is ambiguous. Write {whole!r} for one limit, or '{first} tokens, "
+                f"{rest.replace(_GROUPED, '')}' for two."
             )
         if unit in limits:
             raise BudgetError(f"Budget {text!r} sets {unit} twice.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -12,6 +12,8 @@ from outthink.core.errors import TaskError, UnknownNameError
 from outthink.tasks.families import family_names, get_family
 from outthink.tasks.problem import Problem, Split, check_difficulty
 
+Found = Callable[[int], None]
+"""Told how many problems have been found so far: drawing many takes a while."""
 MOST_DRAWS = 10_000
 CORE = (
     "algorithms",
@@ -58,9 +60,9 @@ class Suite:
             problem = draw(name, own_seed, difficulty, split)
             yield problem.rerender(own_seed) if self.rerendered else problem
 
-    def sample(self, split: Split, n: int, seed: int) -> list[Problem]:
+    def sample(self, split: Split, n: int, seed: int, found: Found = lambda _: None) -> list[Problem]:
         """``n`` problems of which no two have the same canonical form. Raises TaskError where there are not as many."""
-        return _distinct(self.stream(split, seed), n, f"Suite '{self.name}'")
+        return _distinct(self.stream(split, seed), n, f"Suite '{self.name}'", found)
 
 
 def functional(suite: Suite) -> Suite:
@@ -83,26 +85,29 @@ def draw(family: str, seed: int, difficulty: float, split: Split) -> Problem:
     )
 
 
-def draw_problems(family: str, difficulty: float, split: Split, n: int, seed: int) -> list[Problem]:
+def draw_problems(
+    family: str, difficulty: float, split: Split, n: int, seed: int, found: Found = lambda _: None
+) -> list[Problem]:
     """``n`` problems of one family and difficulty, of which no two have the same canonical form.
 
     Raises TaskError where there are not as many.
     """
     stream = (draw(family, _sub_seed(seed, index), difficulty, split) for index in count())
-    return _distinct(stream, n, f"'{family}' at difficulty {difficulty}")
+    return _distinct(stream, n, f"'{family}' at difficulty {difficulty}", found)
 
 
-def _distinct(stream: Iterator[Problem], n: int, what: str) -> list[Problem]:
-    found: dict[str, Problem] = {}
+def _distinct(stream: Iterator[Problem], n: int, what: str, found: Found) -> list[Problem]:
+    drawn: dict[str, Problem] = {}
     misses = 0
-    while len(found) < n:
+    while len(drawn) < n:
         problem = next(stream)
-        misses = misses + 1 if problem.canonical_key in found else 0
-        found.setdefault(problem.canonical_key, problem)
+        misses = misses + 1 if problem.canonical_key in drawn else 0
+        drawn.setdefault(problem.canonical_key, problem)
+        found(len(drawn))
         # With one of equally likely problems unseen, so many misses in a row have a chance below exp(-10).
-        if misses > 10 * (len(found) + 10):
-            raise TaskError(f"{what} has fewer than {n} distinct problems of this split: {len(found)} came up.")
-    return list(found.values())
+        if misses > 10 * (len(drawn) + 10):
+            raise TaskError(f"{what} has fewer than {n} distinct problems of this split: {len(drawn)} came up.")
+    return list(drawn.values())
 
 
 def _sub_seed(seed: int, index: int) -> int:
