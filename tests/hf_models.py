@@ -8,7 +8,13 @@ from typing import Any
 import tokenizers
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 CHAT_TEMPLATE = """{%- for message in messages %}
     {%- if loop.first and message.role != 'system' %}
@@ -99,11 +105,26 @@ def make_hf_model(
     ``overrides`` replace keys of its config; ``dtype`` is what the weights are stored in. Every weight is random and
     large enough that a wrong rotation, window, bias or norm moves the logits by far more than a tolerance of 1e-4.
     """
+    _write(AutoModelForCausalLM, family, directory, dtype, seed, overrides)
+    return read_hf_model(directory)
+
+
+def make_hf_reward(
+    family: str, directory: Path, dtype: str = "float32", seed: int = 0, **overrides: Any
+) -> PreTrainedModel:
+    """Write a reward model as `make_hf_model` writes a language model: one that classifies into a single label."""
+    _write(AutoModelForSequenceClassification, family, directory, dtype, seed, {"num_labels": 1, **overrides})
+    return AutoModelForSequenceClassification.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+
+
+def _write(auto: Any, family: str, directory: Path, dtype: str, seed: int, overrides: dict[str, Any]) -> None:
     tokenizer = make_tokenizer()
     settings = _BASE | _VARIANTS[family] | overrides
     settings |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = AutoConfig.for_model(**settings)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    model = auto.from_config(config, attn_implementation="eager")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():
@@ -111,7 +132,6 @@ def make_hf_model(
             weight.copy_(1 + 0.2 * noise if weight.dim() == 1 else 1.5 * noise / weight.shape[1] ** 0.5)
     model.to(getattr(torch, dtype)).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    return read_hf_model(directory)
 
 
 def read_hf_model(directory: Path, dtype: str = "float32") -> PreTrainedModel:

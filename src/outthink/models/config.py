@@ -35,6 +35,8 @@ _ROPE_KEYS = {
 }
 # Far more than any model has, and few enough that a corrupt number does not fill the memory.
 _MAX_LAYERS = 10_000
+REWARDS = ("process", "outcome")
+_REWARD_ARCHITECTURE = "ForSequenceClassification"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ class ModelConfig:
 
     ``attention_bias`` is of the q, k and v projections, ``output_bias`` of the attention output projection.
     ``sliding_windows`` has an entry for each layer: position p attends to keys in (p - window, p], None means all.
-    ``dtype`` is the checkpoint's declared dtype, or once loaded the dtype of the weights.
+    ``dtype`` is the checkpoint's declared dtype, or once loaded the dtype of the weights. ``reward`` is None for a
+    language model; a reward model has a head of one output, the logit that what it read leads to a right answer, read
+    after each step (``process``) or of whole solutions alone (``outcome``).
     """
 
     model_type: str
@@ -88,6 +92,12 @@ class ModelConfig:
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     dtype: str = "float32"
+    reward: str | None = None
+
+    @property
+    def num_outputs(self) -> int:
+        """How many numbers the head computes from a hidden state."""
+        return self.vocab_size if self.reward is None else 1
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
@@ -135,6 +145,7 @@ class ModelConfig:
                 bos_token_id=bos[0] if bos else None,
                 eos_token_ids=fields.token_ids("eos_token_id", family.eos_token_ids),
                 dtype=_dtype(fields),
+                reward=_reward(fields),
                 **family.traits(fields, num_layers),
             )
         except CheckpointError as error:
@@ -183,6 +194,21 @@ def _refuse_unsupported(fields: Fields) -> None:
     for key, off in _UNSUPPORTED.items():
         if fields.raw.get(key) not in off:
             raise fields.error(f"{key!r} is not supported (it is {fields.raw[key]!r}).")
+
+
+def _reward(fields: Fields) -> str | None:
+    """What kind of reward model a sequence-classification checkpoint is; None for a language model."""
+    architectures = fields.raw.get("architectures") or []
+    if not any(isinstance(name, str) and name.endswith(_REWARD_ARCHITECTURE) for name in architectures):
+        return None
+    labels = fields.raw.get("id2label")
+    count = len(labels) if isinstance(labels, dict) else fields.integer("num_labels", 2)  # 2 goes without saying there
+    if count != 1:
+        raise fields.error(f"the classification head has {count} labels; a reward model has 1 (num_labels=1).")
+    kind = fields.text("outthink_reward", REWARDS[0])
+    if kind not in REWARDS:
+        raise fields.error(f"'outthink_reward' is {kind!r}; known: {', '.join(REWARDS)}.")
+    return kind
 
 
 def _head_dim(fields: Fields, absent: int | None, hidden_size: int, num_heads: int) -> int:

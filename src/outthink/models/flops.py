@@ -25,7 +25,7 @@ def prefill_flops(config: ModelConfig, start: int, count: int) -> int:
 
 def head_flops(config: ModelConfig) -> int:
     """FLOPs of one row of logits."""
-    return 2 * config.hidden_size * config.vocab_size
+    return 2 * config.hidden_size * config.num_outputs
 
 
 def _linear_flops(config: ModelConfig) -> int:

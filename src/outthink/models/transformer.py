@@ -22,13 +22,20 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 class Transformer(nn.Module):
-    """A decoder-only language model. Trainable; runs under torch.compile, in float32 and in half precision."""
+    """A decoder-only language model, or a reward model with a head of one output, ``score``.
+
+    Trainable; runs under torch.compile, in float32 and in half precision.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.model = Decoder(config)
-        self.lm_head = None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = self.score = None
+        if config.reward is not None:
+            self.score = nn.Linear(config.hidden_size, 1, bias=False)
+        elif not config.tie_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Hidden states after the final norm, [T, hidden_size].
@@ -39,8 +46,10 @@ class Transformer(nn.Module):
         return self.model(tokens, positions, attend)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [R, vocab_size] of hidden states [R, hidden_size], in their dtype."""
+        """Logits [R, num_outputs] of hidden states [R, hidden_size], in their dtype."""
         head = self.model.embed_tokens if self.lm_head is None else self.lm_head
+        if self.score is not None:
+            head = self.score
         return linear(hidden, head.weight)
 
     @torch.no_grad()

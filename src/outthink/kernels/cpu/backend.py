@@ -70,9 +70,10 @@ class CpuBackend:
         self.num_pages, self.weight_format, self.kv_format = num_pages, weight_format, kv_format
         self.threads = usable_cores() if threads is None else threads
         self.max_positions = min(config.max_positions, num_pages * PAGE_SIZE)
-        self._vocab_size = config.vocab_size
+        self._num_outputs = config.num_outputs
         self._core = extension.Core(
             vocab_size=config.vocab_size,
+            num_outputs=config.num_outputs,
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
             num_heads=config.num_heads,
@@ -93,7 +94,7 @@ class CpuBackend:
 
     def run(self, batch: StepBatch) -> NDArray[np.float32]:
         """See `Backend.run`. Raises ValueError for arrays that do not make a step; then nothing has been computed."""
-        logits = np.empty((len(batch.logit_rows), self._vocab_size), np.float32)
+        logits = np.empty((len(batch.logit_rows), self._num_outputs), np.float32)
         try:
             self._core.run(
                 batch.tokens,

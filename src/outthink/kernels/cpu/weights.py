@@ -33,8 +33,11 @@ def load_weights(core: Any, model: Any, max_positions: int, tensors: Mapping[str
     core.set_vector(-1, "final_norm", _floats(found["model.norm.weight"]))
     embedding = found["model.embed_tokens.weight"]
     core.set_embedding(_matrix(embedding))
-    head = embedding if config.tie_embeddings else found["lm_head.weight"]
-    loader.load_linear(-1, "head", [head], ranges([config.vocab_size], TILE_OUTPUTS), loader.hidden_columns)
+    if config.reward is not None:
+        head = found["score.weight"]
+    else:
+        head = embedding if config.tie_embeddings else found["lm_head.weight"]
+    loader.load_linear(-1, "head", [head], ranges([config.num_outputs], TILE_OUTPUTS), loader.hidden_columns)
     cos, sin = rotation_tables(model.model.rotary, max_positions)
     core.set_rotation(cos, sin)
     core.seal()

@@ -5,9 +5,12 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <optional>
 
+#include "bandwidth.h"
 #include "pack.h"
 #include "step.h"
 
@@ -20,6 +23,7 @@ using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::c
 using IntTable = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using FloatTable = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using ScaleTable = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu, nb::ro>;
 
 void require(bool condition, const std::string& message) {
@@ -31,6 +35,24 @@ Format format_of(const Matrix& matrix) {
     if (matrix.dtype() == nb::dtype<float>()) return Format::f32;
     require(matrix.dtype() == nb::dtype<uint16_t>(), "Weights must be float32, or bfloat16 as uint16.");
     return Format::bf16;
+}
+
+// A matrix of codes that fit into weights of this shape, and their scales.
+Source coded_source(const Matrix& codes, const ScaleTable& scales, const Linear& linear) {
+    require(is_quantized(linear.format), "Codes need quantized weights: int8 or int4.");
+    require(codes.dtype() == nb::dtype<int8_t>(), "Codes must be int8.");
+    require(scales.shape(0) == codes.shape(0) && static_cast<int>(scales.shape(1)) == num_scales_of(linear),
+            "Codes need one scale for each output and group of packed inputs.");
+    if (linear.format == Format::int4) {
+        const auto* code = static_cast<const int8_t*>(codes.data());
+        const auto [least, most] = std::minmax_element(code, code + codes.size());
+        require(codes.size() == 0 || (*least >= -8 && *most <= 7), "Codes of int4 lie between -8 and 7.");
+        for (size_t i = 0; i < scales.size(); ++i) {
+            require(std::fabs(scales.data()[i]) <= 65504.0f, "Scales of int4 must be finite in float16.");
+        }
+    }
+    return {codes.data(), Format::int8, static_cast<int>(codes.shape(0)), static_cast<int>(codes.shape(1)),
+            scales.data()};
 }
 
 Format weight_format(const std::string& name) {
@@ -57,11 +79,11 @@ std::vector<float> padded(const Floats& values, int size) {
 
 class Core {
    public:
-    Core(int vocab_size, int hidden_size, int intermediate_size, int num_heads, int num_kv_heads, int head_dim,
-         int max_positions, int num_pages, float norm_eps, const std::string& format, int group,
+    Core(int vocab_size, int num_outputs, int hidden_size, int intermediate_size, int num_heads, int num_kv_heads,
+         int head_dim, int max_positions, int num_pages, float norm_eps, const std::string& format, int group,
          const std::string& kv, std::vector<int> windows, const std::string& isa, int threads) {
-        for (const int size : {vocab_size, hidden_size, intermediate_size, num_heads, num_kv_heads, head_dim,
-                               max_positions, num_pages, threads}) {
+        for (const int size : {vocab_size, num_outputs, hidden_size, intermediate_size, num_heads, num_kv_heads,
+                               head_dim, max_positions, num_pages, threads}) {
             require(size > 0, "Sizes must be positive.");
         }
         require(num_heads % num_kv_heads == 0 && num_heads / num_kv_heads <= kMaxQueries,
@@ -71,20 +93,27 @@ class Core {
         require(group == kInputMultiple || group == kScaleGroup, "Groups have 32 or 128 inputs.");
         const Kernels* kernels = select_kernels(isa.c_str());
         require(kernels != nullptr, "This processor does not run the instruction set '" + isa + "'.");
-        const Shape shape{vocab_size,    hidden_size, intermediate_size, num_heads,
-                          num_kv_heads,  head_dim,    max_positions,     num_pages,
-                          norm_eps,      weight_format(format), group, kv_format(kv),     std::move(windows)};
+        const Shape shape{vocab_size,   num_outputs, hidden_size,   intermediate_size,     num_heads,
+                          num_kv_heads, head_dim,    max_positions, num_pages,             norm_eps,
+                          weight_format(format), group, kv_format(kv), std::move(windows)};
         model_ = std::make_unique<Model>(shape, *kernels, threads);
     }
 
+    // Sources are float32, bfloat16, or int8 codes of whole numbers times the `scales` that go with each source.
     void set_linear(int layer, const std::string& name, const std::vector<Matrix>& sources, const Ints& row_map,
-                    const Ints& column_map, std::optional<Floats> bias) {
+                    const Ints& column_map, std::optional<Floats> bias, const std::vector<ScaleTable>& scales) {
         Weights& weights = linear(layer, name);
+        require(scales.empty() || scales.size() == sources.size(), "Codes need scales, all of them or none.");
         std::vector<Source> matrices;
         int rows = 0;
-        for (const Matrix& source : sources) {
-            matrices.push_back({source.data(), format_of(source), static_cast<int>(source.shape(0)),
-                                static_cast<int>(source.shape(1))});
+        for (size_t i = 0; i < sources.size(); ++i) {
+            const Matrix& source = sources[i];
+            if (scales.empty()) {
+                matrices.push_back({source.data(), format_of(source), static_cast<int>(source.shape(0)),
+                                    static_cast<int>(source.shape(1))});
+            } else {
+                matrices.push_back(coded_source(source, scales[i], weights.linear));
+            }
             rows += matrices.back().rows;
             require(matrices.back().columns == matrices.front().columns, "Stacked weights differ in width.");
         }
@@ -167,8 +196,8 @@ class Core {
         require(query_starts.size() == context_lengths.size() + 1,
                 "query_starts must be one longer than context_lengths.");
         require(page_tables.shape(0) == context_lengths.size(), "page_tables needs one row for each sequence.");
-        require(logits.shape(0) == logit_rows.size() && static_cast<int>(logits.shape(1)) == shape.vocab_size,
-                "logits must be [rows wanted, vocab_size].");
+        require(logits.shape(0) == logit_rows.size() && static_cast<int>(logits.shape(1)) == shape.num_outputs,
+                "logits must be [rows wanted, num_outputs].");
         const Batch batch{static_cast<int>(tokens.size()),
                           static_cast<int>(context_lengths.size()),
                           static_cast<int>(page_tables.shape(1)),
@@ -200,6 +229,8 @@ class Core {
 
     const char* isa() const { return model_->kernels().name; }
 
+    size_t weight_bytes() const { return model_->weight_bytes(); }
+
    private:
     Layer& layer_at(int layer) {
         require(layer >= 0 && layer < static_cast<int>(model_->layers.size()), "No such layer.");
@@ -226,14 +257,15 @@ class Core {
 NB_MODULE(_core, module) {
     nb::set_leak_warnings(false);  // a model that is open when the program ends is no leak
     nb::class_<Core>(module, "Core")
-        .def(nb::init<int, int, int, int, int, int, int, int, float, const std::string&, int,
+        .def(nb::init<int, int, int, int, int, int, int, int, int, float, const std::string&, int,
                       const std::string&, std::vector<int>,
                       const std::string&, int>(),
-             nb::arg("vocab_size"), nb::arg("hidden_size"), nb::arg("intermediate_size"), nb::arg("num_heads"),
-             nb::arg("num_kv_heads"), nb::arg("head_dim"), nb::arg("max_positions"), nb::arg("num_pages"),
+             nb::arg("vocab_size"), nb::arg("num_outputs"), nb::arg("hidden_size"), nb::arg("intermediate_size"),
+             nb::arg("num_heads"), nb::arg("num_kv_heads"), nb::arg("head_dim"), nb::arg("max_positions"), nb::arg("num_pages"),
              nb::arg("norm_eps"), nb::arg("format"), nb::arg("group"), nb::arg("kv"), nb::arg("windows"), nb::arg("isa"), nb::arg("threads"))
         .def("set_linear", &Core::set_linear, nb::arg("layer"), nb::arg("name"), nb::arg("sources"),
-             nb::arg("row_map"), nb::arg("column_map"), nb::arg("bias").none())
+             nb::arg("row_map"), nb::arg("column_map"), nb::arg("bias").none(),
+             nb::arg("scales") = std::vector<ScaleTable>())
         .def("set_vector", &Core::set_vector)
         .def("set_embedding", &Core::set_embedding)
         .def("set_rotation", &Core::set_rotation)
@@ -243,7 +275,17 @@ NB_MODULE(_core, module) {
              nb::arg("query_starts").noconvert(), nb::arg("context_lengths").noconvert(),
              nb::arg("page_tables").noconvert(), nb::arg("logit_rows").noconvert(), nb::arg("logits").noconvert())
         .def("copy_pages", &Core::copy_pages, nb::arg("source").noconvert(), nb::arg("target").noconvert())
-        .def_prop_ro("isa", &Core::isa);
+        .def_prop_ro("isa", &Core::isa)
+        .def_prop_ro("weight_bytes", &Core::weight_bytes);
+    module.def(
+        "read_bandwidth",
+        [](int mebibytes, int threads) {
+            require(mebibytes > 0 && mebibytes <= 1 << 16, "Read from 1 to 65,536 MiB.");
+            require(threads > 0 && threads <= 1024, "From 1 to 1024 threads.");
+            nb::gil_scoped_release unlocked;
+            return read_bandwidth(static_cast<size_t>(mebibytes) << 20, threads);
+        },
+        nb::arg("mebibytes"), nb::arg("threads"));
     module.def("usable_isas", [] {
         std::vector<std::string> names;
         for (const char* name : {"avx512", "avx2", "generic"}) {

@@ -42,22 +42,25 @@ uint16_t to_float16(float value) {
     return static_cast<uint16_t>(bits >> 13);
 }
 
-// One output's inputs as float32; exact for both sources.
-void gather_row(const std::vector<Source>& sources, int32_t index, const std::vector<int32_t>& columns, float* out) {
-    for (const Source& source : sources) {
-        if (index >= source.rows) {
-            index -= source.rows;
-            continue;
-        }
-        const ptrdiff_t start = ptrdiff_t{index} * source.columns;
-        const auto* floats = static_cast<const float*>(source.data) + (source.format == Format::f32 ? start : 0);
-        const auto* halves = static_cast<const uint16_t*>(source.data) + (source.format == Format::f32 ? 0 : start);
-        for (size_t i = 0; i < columns.size(); ++i) {
-            const int32_t column = columns[i];
-            out[i] = column < 0 ? 0.0f : source.format == Format::f32 ? floats[column] : widen(halves[column]);
-        }
-        return;
-    }
+// The source that holds this row of the stack, whose place in it becomes `index`.
+const Source& source_of(const std::vector<Source>& sources, int32_t& index) {
+    size_t s = 0;
+    for (; index >= sources[s].rows; ++s) index -= sources[s].rows;
+    return sources[s];
+}
+
+template <class Element, class Convert>
+void gather(const Source& source, int32_t row, const std::vector<int32_t>& columns, float* out, Convert convert) {
+    const auto* elements = static_cast<const Element*>(source.data) + ptrdiff_t{row} * source.columns;
+    for (size_t i = 0; i < columns.size(); ++i) out[i] = columns[i] < 0 ? 0.0f : convert(elements[columns[i]]);
+}
+
+// One output's inputs, or codes, as float32; exact for all sources.
+void gather_row(const Source& source, int32_t row, const std::vector<int32_t>& columns, float* out) {
+    const auto number = [](auto x) { return static_cast<float>(x); };
+    if (source.format == Format::f32) return gather<float>(source, row, columns, out, number);
+    if (source.format == Format::bf16) return gather<uint16_t>(source, row, columns, out, widen);
+    gather<int8_t>(source, row, columns, out, number);
 }
 
 float largest(const float* x, int count) {
@@ -91,8 +94,9 @@ uint16_t int4_scale(const float* x, int count, const Kernels& kernels) {
     return best;
 }
 
-// The row's words, and its scales into `weights`.
-void encode(const float* row, int output, Weights& weights, const Kernels& kernels, uint32_t* words) {
+// The row's words, and its scales into `weights`. Where `scales` are given, the row holds codes of those.
+void encode(const float* row, const float* scales, int output, Weights& weights, const Kernels& kernels,
+            uint32_t* words) {
     const Linear& linear = weights.linear;
     const int inputs = linear.inputs;
     if (linear.format == Format::f32) {
@@ -102,19 +106,20 @@ void encode(const float* row, int output, Weights& weights, const Kernels& kerne
             words[i / 2] = narrow(row[i]) | static_cast<uint32_t>(narrow(row[i + 1])) << 16;
         }
     } else if (linear.format == Format::int8) {
-        const float scale = largest(row, inputs) / 127.0f, inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+        const float scale = scales ? scales[0] : largest(row, inputs) / 127.0f;
+        const float inverse = scales ? 1.0f : scale > 0.0f ? 1.0f / scale : 0.0f;
         weights.scales[static_cast<size_t>(output)] = scale;
         std::fill(words, words + linear.words(), 0u);
-        for (int i = 0; i < inputs; ++i) words[i / 4] |= code(row[i], inverse, -127, 127, 128) << (i % 4 * 8);
+        for (int i = 0; i < inputs; ++i) words[i / 4] |= code(row[i], inverse, -128, 127, 128) << (i % 4 * 8);
     } else {
         const int groups = (inputs + linear.group - 1) / linear.group;
         std::fill(words, words + linear.words(), 0u);
         for (int g = 0; g < groups; ++g) {
             const int begin = g * linear.group, end = std::min(begin + linear.group, inputs);
-            const uint16_t scale = int4_scale(row + begin, end - begin, kernels);
+            const uint16_t scale = scales ? to_float16(scales[g]) : int4_scale(row + begin, end - begin, kernels);
             const ptrdiff_t tile = ptrdiff_t{output / kBlockOutputs} * groups + g;
             weights.group_scales[tile * kBlockOutputs + output % kBlockOutputs] = scale;
-            const float value = from_float16(scale), inverse = value != 0.0f ? 1.0f / value : 0.0f;
+            const float value = from_float16(scale), inverse = scales ? 1.0f : value != 0.0f ? 1.0f / value : 0.0f;
             for (int i = begin; i < end; ++i) {
                 words[i / 8] |= code(row[i], inverse, -8, 7, 8) << (i % 4 * 8 + i % 8 / 4 * 4);
             }
@@ -123,6 +128,10 @@ void encode(const float* row, int output, Weights& weights, const Kernels& kerne
 }
 
 }  // namespace
+
+int num_scales_of(const Linear& linear) {
+    return linear.format == Format::int4 ? (linear.inputs + linear.group - 1) / linear.group : 1;
+}
 
 void pack(const std::vector<Source>& sources, const std::vector<int32_t>& row_map,
           const std::vector<int32_t>& column_map, Weights& weights, const Kernels& kernels, Pool& pool) {
@@ -136,8 +145,13 @@ void pack(const std::vector<Source>& sources, const std::vector<int32_t>& row_ma
         const size_t first = static_cast<size_t>(item) * kLanes;
         for (size_t r = 0; r < kLanes; ++r) {
             std::fill(row.begin(), row.end(), 0.0f);
-            if (row_map[first + r] >= 0) gather_row(sources, row_map[first + r], column_map, row.data());
-            encode(row.data(), static_cast<int>(first + r), weights, kernels, encoded + r * words);
+            const float* scales = nullptr;
+            if (int32_t index = row_map[first + r]; index >= 0) {
+                const Source& source = source_of(sources, index);
+                gather_row(source, index, column_map, row.data());
+                if (source.scales) scales = source.scales + index * ptrdiff_t{num_scales_of(weights.linear)};
+            }
+            encode(row.data(), scales, static_cast<int>(first + r), weights, kernels, encoded + r * words);
         }
         uint32_t* tile = weights.tiles + first / kBlockOutputs * kBlockOutputs * words + first % kBlockOutputs;
         for (size_t w = 0; w < words; ++w) {

@@ -59,7 +59,7 @@ void Model::lay_out_weights() {
         add(layer.gate_up, format, 2 * mlp_stride_, hidden_inputs_);
         add(layer.down, format, hidden_stride_, mlp_stride_);
     }
-    add(head, shape_.head(), round_up(shape_.vocab_size, kBlockOutputs), hidden_inputs_);
+    add(head, shape_.head(), round_up(shape_.num_outputs, kBlockOutputs), hidden_inputs_);
     const auto tile_words = [](const Linear& linear) { return size_t{1} * linear.outputs * linear.words(); };
     const auto scale_words = [](const Linear& linear) {
         if (!linear.group) return size_t{0};
@@ -127,7 +127,7 @@ void Model::step() {
     for (int index = 0; index < static_cast<int>(layers.size()); ++index) layer(index);
     if (batch_.num_logits == 0) return;
     normalize_rows(final_norm, batch_.logit_rows, batch_.num_logits);
-    multiply(head, input_.data(), batch_.num_logits, Epilogue::store, logits_, shape_.vocab_size, shape_.vocab_size);
+    multiply(head, input_.data(), batch_.num_logits, Epilogue::store, logits_, shape_.num_outputs, shape_.num_outputs);
 }
 
 void Model::layer(int index) {

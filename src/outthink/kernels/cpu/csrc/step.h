@@ -13,7 +13,9 @@
 namespace outthink {
 
 struct Shape {
-    int vocab_size, hidden_size, intermediate_size, num_heads, num_kv_heads, head_dim, max_positions, num_pages;
+    // num_outputs: of the head; vocab_size in a language model, 1 in a reward model.
+    int vocab_size, num_outputs, hidden_size, intermediate_size, num_heads, num_kv_heads, head_dim, max_positions,
+        num_pages;
     float norm_eps;
     Format format;  // of the layers' weights
     int group;      // int4: inputs that share a scale
@@ -60,6 +62,7 @@ class Model {
     // Widths after padding; pads are zero everywhere.
     int hidden_inputs() const { return hidden_inputs_; }
     int head_stride() const { return head_stride_; }
+    size_t weight_bytes() const { return weights_.bytes(); }  // of the products: what a step reads at least
 
     std::vector<Layer> layers;
     Weights head;
@@ -68,7 +71,7 @@ class Model {
     const void* embedding = nullptr;    // [vocab_size, hidden_size], borrowed
     Format embedding_format = Format::f32;
 
-    // Writes logits [num_logits, vocab_size]. The batch must be without fault.
+    // Writes logits [num_logits, num_outputs]. The batch must be without fault.
     void run(const Batch& batch, float* logits);
     void copy_pages(const int32_t* source, const int32_t* target, int count);
 
