@@ -24,7 +24,8 @@ class Method:
 
     ``guarantee``: `lossless` (the output law is exactly the reference's), `unbiased` (the stated estimate has the right
     expectation at every sample size), `consistent` (right in the limit of samples), `bounded` (a stated error bound
-    holds), `heuristic` (measured only). ``promise`` says of what.
+    holds), `heuristic` (measured only). ``promise`` says of what. ``models`` names the options that are language models
+    beside the main one: `outthink.solve` opens those given by name, on the same bill.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Method:
     promise: str
     paper: str
     run: Callable[..., Any]
+    models: tuple[str, ...] = ()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -58,10 +60,17 @@ class Method:
 
 
 def method(
-    name: str, *, family: str, summary: str, guarantee: Guarantee, promise: str, paper: str
+    name: str,
+    *,
+    family: str,
+    summary: str,
+    guarantee: Guarantee,
+    promise: str,
+    paper: str,
+    models: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], Method]:
     """Make a `Method` of the decorated function."""
-    return lambda run: Method(name, family, summary, guarantee, promise, paper, run)
+    return lambda run: Method(name, family, summary, guarantee, promise, paper, run, models)
 
 
 class Registry(Generic[T]):

@@ -35,6 +35,15 @@ class Thought:
         self.children.append(thought)
         return thought
 
+    def move(self, parent: Thought | None) -> None:
+        """Make this thought, with all below it, a child of ``parent`` instead; with None, a root of its own."""
+        if self.parent is not parent:
+            if self.parent is not None:
+                self.parent.children.remove(self)
+            if parent is not None:
+                parent.children.append(self)
+            self.parent = parent
+
     def walk(self) -> Iterator[Thought]:
         """This thought and all below it, parents before children."""
         stack: list[Thought] = [self]
