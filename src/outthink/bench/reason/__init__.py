@@ -1,0 +1,1 @@
+"""Strategies, models and verifiers at equal budgets on fresh problems, from per-problem records."""

@@ -1,0 +1,225 @@
+"""Answering the problems of every cell, several at once, each on a ledger of its own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from outthink.bench.reason.journal import Journal, Record
+from outthink.bench.reason.pages import PageMeter
+from outthink.bench.reason.plan import Cell, GroundConfig, Group, Progress
+from outthink.bench.reason.scale import UNKNOWN_TOKENS, Room, scale_of
+from outthink.core.budget import Budget, Ledger
+from outthink.core.errors import PromptError, UserError
+from outthink.core.posterior import Posterior
+from outthink.core.question import Question
+from outthink.core.rng import mix
+from outthink.core.sampling import Sampling
+from outthink.lm.local import LocalLM
+from outthink.lm.model import Model
+from outthink.models.flops import head_flops, prefill_flops
+from outthink.reason import STRATEGIES
+from outthink.reason.holding import together
+from outthink.reason.solve import ask, think
+from outthink.tasks.problem import Problem
+from outthink.verify import VERIFIERS, Verifier
+
+TYPICAL = 32  # problems of each group that say how long a line is
+
+
+@dataclass(frozen=True)
+class Job:
+    """One problem to be answered in one cell."""
+
+    cell: Cell
+    group: Group
+    number: int
+
+    @property
+    def problem(self) -> Problem:
+        return self.group.problems[self.number]
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """The key of its record."""
+        return (*self.cell.key, self.group.suite, self.group.difficulty, self.number)
+
+
+class Stop:
+    """A wish to stop: cuts what is in flight, whose results then count for nothing."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._flying: set[Ledger] = set()
+
+    def __call__(self) -> None:
+        """Stop; may be called from a signal handler."""
+        self.asked = True
+        for ledger in list(self._flying):
+            ledger.cancel()
+
+    def watch(self, ledger: Ledger) -> None:
+        """Cut the work on ``ledger`` too, from now until `forget`."""
+        self._flying.add(ledger)
+        if self.asked:
+            ledger.cancel()
+
+    def forget(self, ledger: Ledger) -> None:
+        """Let ``ledger`` be."""
+        self._flying.discard(ledger)
+
+
+def jobs_of(cells: Sequence[Cell], groups: Sequence[Group]) -> Iterator[Job]:
+    """Problem by problem, so that whatever part is done compares all cells on the same problems."""
+    for number in range(max(len(group.problems) for group in groups)):
+        for group in groups:
+            if number < len(group.problems):
+                yield from (Job(cell, group, number) for cell in cells)
+
+
+class Ground:
+    """One model under measurement, its verifiers made once and its pages watched."""
+
+    def __init__(self, model: Model, label: str, groups: Sequence[Group], config: GroundConfig) -> None:
+        self.model, self.label, self.config = model, label, config
+        self._chat = model.loaded.tokenizer.chat_template is not None
+        self._meter = PageMeter(model.engine)
+        self._judges: dict[str, Verifier] = {}
+        lengths = [self._length(problem) for group in groups for problem in group.problems[:TYPICAL]]
+        self.line = sum(lengths) / len(lengths)
+
+    def room(self, budget: Budget) -> Room:
+        """What ``budget`` pays for with this model, a line being as long as the problems' own solutions."""
+        if budget.tokens is not None:
+            return Room(budget.tokens, self.line)
+        if budget.flops is not None:
+            config, length = self.model.loaded.config, max(1, int(self.line))
+            return Room(budget.flops / (prefill_flops(config, 0, length) / length + head_flops(config)), self.line)
+        return Room(UNKNOWN_TOKENS, self.line)
+
+    def options(self, cell: Cell) -> dict[str, Any]:
+        """The options that the strategy of ``cell`` runs with."""
+        return scale_of(STRATEGIES.get(cell.strategy)).options(self.room(cell.budget))
+
+    def judge(self, name: str | None) -> Verifier | None:
+        """The verifier of this name, made once. Raises UnknownNameError, and what its constructor raises."""
+        if name is None:
+            return None
+        if name not in self._judges:
+            self._judges[name] = VERIFIERS.get(name)()
+        return self._judges[name]
+
+    def check(self, cells: Iterable[Cell]) -> None:
+        """Raise UserError, before anything is spent, for a cell whose verifier cannot do what its strategy needs."""
+        for cell in cells:
+            STRATEGIES.get(cell.strategy).check_options(self.options(cell))
+            judge = self.judge(cell.verifier)
+            if scale_of(STRATEGIES.get(cell.strategy)).accepting and (judge is None or not judge.accepts(0.0)):
+                raise UserError(
+                    f"{cell.strategy} needs a verifier that can accept a line, and {cell.verifier or 'none'} cannot: "
+                    "leave the strategy out, or name a verifier such as 'exact'."
+                )
+
+    async def measure(
+        self, jobs: Sequence[Job], journal: Journal, concurrency: int, stop: Stop, progress: Progress
+    ) -> None:
+        """Answer all of ``jobs``, ``concurrency`` at a time, and journal each as it is over."""
+        waiting, total = iter(jobs), sum(_weight(job.cell) for job in jobs)
+        done = 0.0
+
+        async def work() -> None:
+            nonlocal done
+            for job in waiting:
+                record = await self.answer(job, stop)
+                if stop.asked:
+                    return
+                journal.add(record)
+                done += _weight(job.cell)
+                progress(done, total, f"{self.label}, {len(journal.records):,} answered")
+
+        await together(work() for _ in range(concurrency))
+
+    async def answer(self, job: Job, stop: Stop) -> Record:
+        """The record of one job: a pure function of it and the seed, but for its seconds."""
+        cell, problem, ledger = job.cell, job.problem, Ledger(job.cell.budget)
+        namespace = repr(job.key)  # nothing that other work left in the cache is found, so the bill is its own
+        question, fits = ask(problem, chat=self._chat), True
+        stop.watch(ledger)
+        try:
+            posterior = await self._think(job, question, ledger, namespace)
+        except PromptError:
+            posterior, fits = Posterior(cost=ledger.bill, stopped="the prompt does not fit"), False
+        finally:
+            stop.forget(ledger)
+            pages = self._meter.take(namespace)
+        bill, best = posterior.cost, posterior.best
+        return Record(
+            *cell.key,
+            job.group.suite,
+            job.group.difficulty,
+            job.number,
+            problem.canonical_key,
+            problem.family,
+            problem.difficulty,
+            best,
+            best is not None and problem.check(best),
+            posterior.confidence,
+            posterior.stopped,
+            posterior.attempts,
+            bill.prefilled,
+            bill.decoded,
+            bill.cached,
+            bill.flops,
+            bill.seconds,
+            bill.verifier_calls,
+            pages,
+            _over(ledger),
+            fits,
+        )
+
+    async def _think(self, job: Job, question: Question, ledger: Ledger, namespace: str) -> Posterior:
+        seed = mix(self.config.seed, int(job.problem.canonical_key, 16))  # one for a problem: problems are independent
+        lm = LocalLM(
+            self.model.thread,
+            self.model.loaded.tokenizer,
+            ledger,
+            Sampling(temperature=self.config.temperature, seed=seed),
+            name=self.label,
+            namespace=namespace,
+        )
+        judge = self.judge(job.cell.verifier)
+        return await think(question, lm, job.cell.strategy, judge, **self.options(job.cell))
+
+    def _length(self, problem: Problem) -> int:
+        lm = LocalLM(self.model.thread, self.model.loaded.tokenizer, Ledger())
+        return len(lm.encode(ask(problem, chat=self._chat).prompt)) + len(lm.encode(problem.solution))
+
+
+def fingerprint(model: Model) -> str:
+    """A hash of a model's configuration and weights, by which a changed checkpoint under the same name is noticed.
+
+    Of a weights file it reads the beginning, the end and the size.
+    """
+    digest, directory = hashlib.blake2b(digest_size=8), model.loaded.source
+    for file in sorted([*directory.glob("config.json"), *directory.glob("*.safetensors")]):
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        with file.open("rb") as opened:
+            digest.update(opened.read(1 << 20))
+            opened.seek(max(0, size - (1 << 20)))
+            digest.update(opened.read())
+    return digest.hexdigest()
+
+
+def _over(ledger: Ledger) -> float:
+    budget, bill = ledger.budget, ledger.bill
+    pairs = ((bill.tokens, budget.tokens), (bill.flops, budget.flops), (bill.seconds, budget.seconds))
+    return max((max(0.0, spent - limit) for spent, limit in pairs if limit is not None), default=0.0)
+
+
+def _weight(cell: Cell) -> float:
+    """About how long a cell takes compared with others: what it may spend, or what one line costs of it."""
+    limit = cell.budget.tokens or cell.budget.flops or cell.budget.seconds or 1.0
+    return limit * (0.1 if cell.strategy in ("greedy", "step-greedy") else 1.0)

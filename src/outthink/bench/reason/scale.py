@@ -1,0 +1,123 @@
+"""How each strategy spends a budget: options under which the budget is what ends its work, not a default of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from outthink.core.errors import UserError
+from outthink.core.registry import Method
+from outthink.reason import STRATEGIES
+
+ALIASES = {"vote": "majority-vote"}
+ALL = "all"
+SHORTEST_LINE = 8  # tokens: no budget pays for more lines than it has tokens / this
+UNKNOWN_TOKENS = 1 << 15  # taken for a budget of seconds, whose tokens are not known before
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a budget probably pays for: ``tokens`` in all, where one line with its prompt takes ``line`` of them."""
+
+    tokens: float
+    line: float
+
+    @property
+    def many(self) -> int:
+        """More lines than the budget can pay."""
+        return max(1, int(self.tokens // SHORTEST_LINE))
+
+    @property
+    def lines(self) -> int:
+        """As many whole lines as it probably pays, at least one."""
+        return max(1, int(self.tokens // self.line))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """``options``: of the strategy, for a budget that pays for a `Room`; ``how``: the same in words.
+
+    ``verifier``: it asks one. ``accepting``: it needs one that can accept a line.
+    """
+
+    how: str
+    options: Callable[[Room], dict[str, Any]]
+    verifier: bool = True
+    accepting: bool = False
+
+
+def _many(room: Room) -> dict[str, Any]:
+    return {"n": room.many}
+
+
+def _found(room: Room) -> dict[str, Any]:
+    return {"n": room.many, "answers": room.many}
+
+
+def _most(share: float, most: int) -> Callable[[Room], dict[str, Any]]:
+    return lambda room: {"n": max(1, min(most, int(share * room.lines)))}
+
+
+_LINES = "lines until the budget ends"
+_WIDTH = "as wide as the budget pays whole lines, by the cost of its first one"
+_PARTICLES = "as many particles as the budget moves to their end; then more islands"
+
+SCALES: dict[str, Scale] = {
+    "greedy": Scale("one line; the rest of the budget stays unspent", lambda room: {}, verifier=False),
+    "majority-vote": Scale(_LINES, _many, verifier=False),
+    "probability-vote": Scale(_LINES, _many, verifier=False),
+    "probability-consistency": Scale(_LINES, _many, verifier=False),
+    "confident-vote": Scale(_LINES, _many, verifier=False),
+    "subthought-vote": Scale("lines and their completions until the budget ends", _many, verifier=False),
+    "weighted-vote": Scale(_LINES, _many),
+    "best-of-n": Scale(_LINES, _many),
+    "adaptive-vote": Scale("lines until the vote is settled or the budget ends", _many, verifier=False),
+    "sample-until-verified": Scale("lines until one is verified or the budget ends", _many, accepting=True),
+    "sample-while-worthwhile": Scale(
+        "lines until one is verified, another is not worth it, or the budget ends", _most(1.0, 512), accepting=True
+    ),
+    "hint-marginalization": Scale(
+        "n = what the budget probably pays, in three rounds", _most(0.6, 512), verifier=False
+    ),
+    "token-beam": Scale("n = what the budget probably pays, at most 100", _most(0.75, 100), verifier=False),
+    "diverse-beam": Scale("n = what the budget probably pays, at most 100", _most(0.75, 100), verifier=False),
+    "step-beam": Scale(_WIDTH, _many),
+    "rebase": Scale(_WIDTH, _many),
+    "dvts": Scale(_WIDTH, _many),
+    "guided-beam": Scale(_WIDTH, _many),
+    "step-greedy": Scale("steps until its first finished line that is good, or the budget ends", _many),
+    "levin": Scale("expansions until the budget ends; the best line found", _found),
+    "a-star": Scale("expansions until the budget ends; the best line found", _found),
+    "mcts": Scale("simulations until the budget ends", _many),
+    "ab-mcts": Scale(_LINES, _many),
+    "particle-filter": Scale(_PARTICLES, _many),
+    "entropic-particle-filter": Scale(_PARTICLES, _many),
+    "particle-gibbs": Scale("as many particles as the budget moves to their end; then more chains", _many),
+    "tempered-particle-gibbs": Scale("as many particles as the budget moves to their end; then more chains", _many),
+    "token-smc": Scale(_PARTICLES, _many),
+    "twisted-smc": Scale(_PARTICLES, _many),
+}
+
+
+def scale_of(method: Method) -> Scale:
+    """How ``method`` spends a budget; one that is not known here gets a large ``n``, where it has that option."""
+    if method.name in SCALES:
+        return SCALES[method.name]
+    if "n" in method.options:
+        return Scale("n as large as the budget could pay", _many)
+    return Scale("its own defaults", lambda room: {})
+
+
+def strategies_named(names: Sequence[str]) -> list[Method]:
+    """The strategies of these names, each once, in their order; ``all`` stands for every one that asks one model alone.
+
+    Raises UnknownNameError, and UserError where there are none.
+    """
+    found: dict[str, Method] = {}
+    for name in names:
+        chosen = list(STRATEGIES) if name == ALL else [STRATEGIES.get(ALIASES.get(name, name))]
+        found |= {one.name: one for one in chosen if name != ALL or not one.models}
+    if not found:
+        raise UserError(f"Name a strategy, or '{ALL}'; `outthink methods` lists them.")
+    return list(found.values())

@@ -1,0 +1,252 @@
+"""``outthink bench reason``: strategies, models and verifiers at equal budgets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from outthink.cli.console import err, out, print_json, table
+from outthink.cli.interrupt import first_interrupt
+from outthink.cli.options import BackendOption, DeviceOption, DtypeOption, JsonOption, SeedOption, open_model
+from outthink.core.budget import Budget
+from outthink.core.errors import UserError
+
+if TYPE_CHECKING:
+    from outthink.bench.reason.plan import Progress
+
+INTERRUPTED = 130
+EVERY_S = 20.0  # between two lines of progress where stderr is no terminal
+
+StrategiesOption = Annotated[
+    str, typer.Option("--strategies", "-s", help="Names with commas between, or 'all'; `outthink methods` lists them.")
+]
+ModelsOption = Annotated[
+    str | None, typer.Option("--models", "-m", help="Models with commas between, each a source or LABEL=SOURCE.")
+]
+VerifierOption = Annotated[
+    str | None,
+    typer.Option("--verifier", help="Verifiers with commas between; strategies that ask none run without."),
+]
+SuiteOption = Annotated[str, typer.Option("--suite", help="Suites or families of problems with commas between.")]
+ProblemsOption = Annotated[
+    int, typer.Option("--problems", "-n", help="Fresh test problems of each suite and difficulty.")
+]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="The JSON file; pictures and records go beside it.")]
+ConcurrencyOption = Annotated[
+    int | None, typer.Option(help="Problems answered at once [default: 8, or 1 where a budget limits seconds].")
+]
+
+
+def reason(
+    output: OutOption,
+    strategies: StrategiesOption = "greedy,majority-vote,best-of-n,particle-filter,mcts",
+    models: ModelsOption = None,
+    suite: SuiteOption = "outthink-core",
+    difficulties: Annotated[
+        str | None, typer.Option("--difficulties", "-d", help="0 easiest, 1 hardest [default: a suite's whole range].")
+    ] = None,
+    budgets: Annotated[
+        str, typer.Option("--budgets", "-b", help="With commas between: tokens, or '1 gflops,4 gflops', or '1 s,5 s'.")
+    ] = "500,1k,2k,4k",
+    verifier: VerifierOption = None,
+    num_problems: ProblemsOption = 100,
+    temperature: Annotated[float, typer.Option(help="Of all that is sampled.")] = 1.0,
+    seed: SeedOption = 0,
+    concurrency: ConcurrencyOption = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "auto",
+    backend: BackendOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Accuracy against compute, for every strategy on the same fresh problems at the same budgets.
+
+    Each answer is on the disk as it comes: after ctrl-C or a kill the same command goes on where it ended.
+    """
+    from outthink.bench.reason.plan import GroundConfig, ModelSource
+    from outthink.bench.reason.scale import strategies_named
+    from outthink.core.sampling import Sampling
+
+    config = GroundConfig(
+        tuple(ModelSource.of(name) for name in split(models, "--models") or [default_model()]),
+        tuple(method.name for method in strategies_named(split(strategies, "--strategies"))),
+        tuple(Budget(amount) for amount in split(budgets, "--budgets")),
+        known_verifiers(verifier),
+        tuple(split(suite, "--suite")),
+        tuple(number(text, "--difficulties") for text in split(difficulties, "--difficulties")),
+        num_problems,
+        Sampling(temperature=temperature).temperature,
+        seed,
+    )
+    check_output(output, concurrency)
+
+    def opened(source: str) -> Any:
+        return open_model(source, device, dtype, backend)
+
+    from outthink.bench.reason.ground import run
+    from outthink.bench.reason.run import Stop
+
+    stop = Stop()
+    with shown_progress() as progress, first_interrupt(stop):
+        result = run(config, output, opened, concurrency=concurrency, stop=stop, progress=progress)
+    if json:
+        print_json(result)
+    else:
+        print_points(result)
+        print_best(result)
+    tell_files(output, stop.asked, result["complete"])
+
+
+def split(text: str | None, option: str) -> list[str]:
+    """The parts of ``text`` between commas; none of None. Raises UserError for an empty part."""
+    parts = [] if text is None else [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise UserError(f"{option} {text!r} has an empty part: put one comma between two entries, and none at the end.")
+    return parts
+
+
+def number(text: str, option: str) -> float:
+    """The number that ``text`` spells; raises UserError for one that is none."""
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UserError(f"{option}: {text!r} is not a number.") from error
+
+
+def known_verifiers(text: str | None) -> tuple[str, ...]:
+    """The verifiers named with commas between. Raises UnknownNameError for one that is not known."""
+    from outthink.verify import VERIFIERS
+
+    names = split(text, "--verifier")
+    for name in names:
+        VERIFIERS.get(name)
+    return tuple(dict.fromkeys(names))
+
+
+def default_model() -> str:
+    """The model that is taken where none is named. Raises UserError where there is none."""
+    from outthink.lm.model import bundled_models
+
+    if not (names := bundled_models()):
+        raise UserError("No model is bundled with this installation: name one with --models.")
+    return names[0]
+
+
+def check_output(output: Path, concurrency: int | None) -> None:
+    """Raise UserError for a file that is no .json, or a concurrency below 1."""
+    if output.suffix != ".json":
+        raise UserError(f"--out {output} must end in .json.")
+    if output.is_dir():
+        raise UserError(f"{output} is a directory; name a file to write.")
+    if concurrency is not None and concurrency < 1:
+        raise UserError(f"--concurrency {concurrency} must be at least 1.")
+
+
+@contextmanager
+def shown_progress() -> Iterator[Progress]:
+    """A function that shows how far the work has come: a bar on a terminal, elsewhere a line every 20 seconds."""
+    console = err()
+    if not console.is_terminal:
+        yield _lines(console.print)
+        return
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Bars(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(done: float, total: float, what: str) -> None:
+            kind = what.partition(",")[0]
+            if kind not in tasks:
+                tasks.update({kind: bars.add_task(what, total=total)})
+                for other, task in tasks.items():
+                    bars.update(task, visible=other == kind)
+            bars.update(tasks[kind], completed=done, total=total, description=what)
+
+        yield show
+
+
+def _lines(write: Callable[..., None]) -> Progress:
+    began: dict[str, tuple[float, float]] = {}
+    last = time.monotonic()
+
+    def show(done: float, total: float, what: str) -> None:
+        nonlocal last
+        now, kind = time.monotonic(), what.partition(",")[0]
+        start, before = began.setdefault(kind, (now, done))
+        if now - last >= EVERY_S and done > before:
+            last, left = now, (now - start) * (total - done) / (done - before)
+            write(Text(f"{what}: {done / total:.0%}, about {left / 60:.1f} min left"), soft_wrap=True)
+
+    return show
+
+
+def print_points(result: dict[str, Any]) -> None:
+    """The table of all cells over all problems."""
+    made = table(
+        "strategy", "budget", "accuracy", "95% interval", "against the vote", "tokens", "GFLOPs", "s", "calls", "pages"
+    )
+    for column in made.columns[1:]:
+        column.justify = "right"
+    several = len(result["models"]) > 1
+    last = None
+    for point in (p for p in result["points"] if p["scope"] == "overall"):
+        name = point["strategy"] + (f" ({point['verifier']})" if point["verifier"] else "")
+        name = f"{point['model']}: {name}" if several else name
+        accuracy, gain = point["accuracy"], point["gain"]
+        over = point["most_over"]
+        made.add_row(
+            "" if name == last else name,
+            point["budget"].removesuffix(" tokens"),
+            f"{accuracy['value']:.1%}",
+            f"{accuracy['low']:.1%} to {accuracy['high']:.1%}",
+            "" if gain is None else f"{gain['value']:+.1%} ({gain['low']:+.1%} to {gain['high']:+.1%})",
+            Text(f"{point['tokens']:,.0f}", style="red" if over and result["unit"] == "tokens" else ""),
+            f"{point['flops'] / 1e9:.3g}",
+            f"{point['seconds']:.2f}",
+            f"{point['verifier_calls']:,.0f}",
+            f"{point['most_pages']:,}",
+        )
+        last = name
+    out().print(made)
+    worst = max(p["most_over"] for p in result["points"])
+    told = (
+        "no bill exceeded its budget"
+        if not worst
+        else f"the worst bill exceeded its budget by {worst:.3g} {result['unit']}"
+    )
+    n = result["points"][0]["accuracy"]["n"]
+    out().print(
+        Text(f"n = {n} problems in every cell; {told}. Costs are means a problem, pages the most of any.", "dim")
+    )
+
+
+def print_best(result: dict[str, Any]) -> None:
+    """The best strategy at each budget, and those that cannot be told from it."""
+    made = table("at", "highest accuracy", f"the truly best is among these, with probability {1 - 0.05:.0%}")
+    several = len(result["models"]) > 1
+    for best in (b for b in result["best"] if b["scope"] == "overall"):
+        names = [_name(one) for one in best["among"]]
+        where = (f"{best['model']}, " if several else "") + best["budget"]
+        told = ", ".join(names) if len(names) < best["num_compared"] else f"all {len(names)}: n is too small to tell"
+        made.add_row(where + (" (truth known)" if best["truth"] else ""), _name(best["leader"]), told)
+    out().print(made)
+
+
+def tell_files(output: Path, interrupted: bool, complete: bool) -> None:
+    """Say where the result is; raises typer.Exit with code 130 after an interrupt."""
+    pictures = sorted(output.parent.glob(f"{output.stem}*.png"))
+    err().print(Text(", ".join(map(str, [output, *pictures])), style="dim"), soft_wrap=True)
+    if interrupted and not complete:
+        err().print(Text("stopped early: the same command goes on from here", style="yellow"), soft_wrap=True)
+        raise typer.Exit(INTERRUPTED)
+
+
+def _name(curve: Sequence[str | None]) -> str:
+    return f"{curve[0]} ({curve[1]})" if curve[1] else str(curve[0])
