@@ -27,6 +27,8 @@ class Stats:
     positions: int = 0
     recomputed: int = 0
     drawn: int = 0
+    prefilled: int = 0
+    cached: int = 0
 
 
 class Purse:
@@ -77,6 +79,8 @@ def bill(slices: Iterable[Slice[Sequence]], costs: Costs, stats: Stats) -> None:
         prompt.unpaid -= min(prompt.unpaid, max(0, min(end, prompt.length) - billed))
         flops[task.ledger] += costs.positions(end - first_time, first_time) + _rows(piece) * costs.head
         sequence.mark(end)
+    stats.prefilled += prefilled.total()
+    stats.cached += cached.total()
     for ledger in {**flops, **prefilled, **cached}:
         ledger.charge(prefilled=prefilled[ledger], cached=cached[ledger], flops=flops[ledger])
 

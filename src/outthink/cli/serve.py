@@ -1,0 +1,88 @@
+"""``outthink serve``: the OpenAI-compatible server and its page."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from outthink.cli.console import err
+from outthink.cli.options import BackendOption, DeviceOption, DtypeOption, open_model
+from outthink.core.errors import UserError
+
+
+def serve(
+    model: Annotated[str | None, typer.Argument(help="A directory, a hub id, or a bundled model's name.")] = None,
+    host: Annotated[str, typer.Option(help="Other than this machine's own needs an API key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes any that is free.")] = 8000,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="A file with one key a line; else the variable OUTTHINK_API_KEY.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What clients call the model; by default its own name.")] = None,
+    max_running: Annotated[int, typer.Option(help="Requests worked on at once.")] = 64,
+    max_waiting: Annotated[int, typer.Option(help="Requests that may wait; the next is answered 429.")] = 512,
+    max_tokens: Annotated[int, typer.Option(help="Positions that one request may come to, on all branches.")] = 1 << 18,
+    deadline: Annotated[float, typer.Option(help="Seconds that one request may take.")] = 600.0,
+    database: Annotated[
+        str | None, typer.Option(help="SQLAlchemy URL of the job database; by default SQLite under ~/.local/state.")
+    ] = None,
+    log_prompts: Annotated[bool, typer.Option(help="Write the text of requests into the log.")] = False,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "auto",
+    backend: BackendOption = "auto",
+) -> None:
+    """Serve a model: OpenAI's API, thinking by one more field, and a page to watch it at /."""
+    try:
+        import uvicorn
+
+        from outthink.serve.app import make_app
+        from outthink.serve.config import ServeConfig, default_state_directory
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"Serving needs the package {error.name!r}: install them all with pip install 'outthink[serve]'."
+        ) from error
+    config = ServeConfig(
+        host=host,
+        port=port,
+        api_keys=_keys(api_key_file),
+        served_name=name,
+        max_running=max_running,
+        max_waiting=max_waiting,
+        max_tokens=max_tokens,
+        deadline=deadline,
+        database=database or f"sqlite:///{default_state_directory() / 'jobs.db'}",
+        log_prompts=log_prompts,
+    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    with open_model(model, device, dtype, backend) as loaded:
+        app = make_app(loaded, config)
+        shown = f"[{host}]" if ":" in host else host
+        err().print(f"serving {config.served_name or loaded.name} on http://{shown}:{port}/ (ctrl-C stops it)")
+        uvicorn.run(
+            app,
+            host=host,
+            port=port,
+            log_level="warning",
+            access_log=False,
+            h11_max_incomplete_event_size=32 << 10,
+            timeout_graceful_shutdown=int(config.drain),
+            limit_concurrency=4 * (max_running + max_waiting),
+            server_header=False,
+            proxy_headers=False,
+        )
+
+
+def _keys(file: Path | None) -> tuple[str, ...]:
+    if file is not None:
+        try:
+            lines = file.read_text().split()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"Cannot read the API keys in {file}: {error}.") from error
+        if not lines:
+            raise UserError(f"{file} holds no API key: write one a line.")
+        return tuple(lines)
+    key = os.environ.get("OUTTHINK_API_KEY")
+    return (key,) if key else ()

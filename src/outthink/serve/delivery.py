@@ -1,0 +1,86 @@
+"""Answers that are given up as soon as nobody waits for them: whole ones, and streams of server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from outthink.core.errors import OutthinkError
+from outthink.serve.failures import ApiError, as_api_error
+
+T = TypeVar("T")
+log = logging.getLogger("outthink.serve")
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """The result of ``work``, which is cancelled when the client disconnects. Raises ClientDisconnect then."""
+    return await _race(request.receive, work)
+
+
+class EventStream(Response):
+    """Server-sent events, a JSON object each, then ``[DONE]``.
+
+    Nothing is sent before the first event is there, so that what fails until then is answered with its own status; a
+    failure after that is an event with ``error``. A client that leaves, or does not read, ends ``events``.
+    """
+
+    def __init__(self, events: AsyncIterator[Any], patience: float = 60.0) -> None:
+        super().__init__(media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._events, self._patience = events, patience
+        del self.headers["content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await _race(receive, self._pump(scope, receive, send))
+        except ClientDisconnect:
+            log.info("client gone", extra={"request_id": scope["state"]["request_id"]})
+
+    async def _pump(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def write(piece: bytes, more: bool = True) -> None:
+            async with asyncio.timeout(self._patience):
+                await send({"type": "http.response.body", "body": piece, "more_body": more})
+
+        async with aclosing(self._events) as events:  # type: ignore[type-var]
+            try:
+                async for event in events:
+                    if not started:
+                        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                        started = True
+                    await write(f"data: {json.dumps(event, separators=(',', ':'))}\n\n".encode())
+            except (ApiError, OutthinkError, TimeoutError) as error:
+                failure = as_api_error(error)
+                if not started:
+                    await failure.response()(scope, receive, send)
+                    return
+                await write(f"data: {json.dumps(failure.body())}\n\n".encode())
+        if not started:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await write(b"data: [DONE]\n\n", more=False)
+
+
+async def _race(receive: Receive, work: Awaitable[T]) -> T:
+    async def gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    task, watch = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientDisconnect
+    finally:
+        for each in (task, watch):
+            if not each.done():
+                each.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)

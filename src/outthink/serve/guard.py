@@ -1,0 +1,145 @@
+"""The first thing that a request meets: identity, size and shape, on the raw request, before anything parses it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from outthink.serve.config import ServeConfig
+from outthink.serve.failures import ApiError
+
+OPEN_PATH = b"/health"
+_LOCAL_HOSTS = (b"localhost", b"127.0.0.1", b"[::1]")
+_REQUEST_ID_CHARS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+
+
+@dataclass
+class Guard:
+    """ASGI middleware. Puts ``request_id`` and ``tenant`` into the scope's state; refuses what may not pass.
+
+    Every path but exactly ``/health`` needs a key where keys are set; keys are compared in constant time. A tenant is
+    a keyed hash of its key, so that no key is held in a cache's or a table's name.
+    """
+
+    app: ASGIApp
+    config: ServeConfig
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+                return
+            await self.app(scope, receive, send)
+            return
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        request_id = _request_id(headers)
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+
+        async def respond(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *_SAFE]
+            await send(message)
+
+        try:
+            state["tenant"] = self.admit(scope, headers)
+            body = _Limited(receive, self.config.max_body)
+            await self.app(scope, body, respond)
+        except ApiError as error:
+            await error.response()(scope, receive, respond)
+
+    def admit(self, scope: Scope, headers: list[tuple[bytes, bytes]]) -> str:
+        """The tenant of a request, "" where there are no keys. Raises ApiError."""
+        raw = scope.get("raw_path") or scope["path"].encode()
+        if not raw.startswith(b"/") or b"//" in raw or b"%" in raw or b"\\" in raw or b"/." in raw:
+            raise ApiError(404, "There is nothing at this path.", code="not_found")
+        self._check_origin(headers)
+        declared = _one(headers, b"content-length")
+        if declared is not None and (not declared.isdigit() or int(declared) > self.config.max_body):
+            raise ApiError(413, f"The body must be at most {self.config.max_body:,} bytes.", code="too_large")
+        if not self.config.api_keys:
+            return ""
+        key = _key(_one(headers, b"authorization") or b"")
+        # Every key is compared, so that the time does not tell which came close.
+        matches = [hmac.compare_digest(key, known.encode()) for known in self.config.api_keys]
+        if any(matches):
+            return hmac.new(self.secret, key, hashlib.blake2b).hexdigest()[:32]
+        if raw == OPEN_PATH:
+            return ""
+        raise ApiError(
+            401,
+            "This server needs an API key: send the header 'Authorization: Bearer KEY'.",
+            "authentication_error",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": 'Basic realm="outthink"'},  # at which a browser asks for the key
+        )
+
+    def _check_origin(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Refuse pages of other sites, which a browser on this machine would otherwise let reach a loopback port."""
+        host = _one(headers, b"host") or b""
+        name = host.rpartition(b":")[0] if not host.endswith(b"]") and b":" in host else host
+        if not self.config.api_keys and self.config.loopback and name.lower() not in _LOCAL_HOSTS:
+            raise ApiError(421, "This server answers to the names of this machine only.", code="wrong_host")
+        origin = _one(headers, b"origin")
+        if origin is not None and origin.partition(b"://")[2] != host:
+            raise ApiError(403, "Requests from pages of other sites are refused.", code="cross_origin")
+
+
+@dataclass
+class _Limited:
+    """``receive`` that refuses to hand on more than ``limit`` bytes."""
+
+    receive: Receive
+    limit: int
+    seen: int = 0
+
+    async def __call__(self) -> Message:
+        message = await self.receive()
+        if message["type"] == "http.request":
+            self.seen += len(message.get("body", b""))
+            if self.seen > self.limit:
+                raise ApiError(413, f"The body must be at most {self.limit:,} bytes.", code="too_large")
+        return message
+
+
+_SAFE = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'"),
+)
+
+
+def _one(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+    """The value of a header; of several with one name, which nobody sends in good faith, none."""
+    values = [value for key, value in headers if key.lower() == name]
+    if len(values) > 1:
+        raise ApiError(400, f"The header {name.decode()} was sent {len(values)} times.")
+    return values[0] if values else None
+
+
+def _key(authorization: bytes) -> bytes:
+    """The key that was sent: as a bearer token, or as the password by which browsers send what they asked for."""
+    scheme, _, value = authorization.partition(b" ")
+    if scheme.lower() == b"bearer":
+        return value
+    if scheme.lower() == b"basic":
+        try:
+            return base64.b64decode(value, validate=True).partition(b":")[2]
+        except ValueError:
+            return b""
+    return b""
+
+
+def _request_id(headers: list[tuple[bytes, bytes]]) -> str:
+    given = next((value for key, value in headers if key.lower() == b"x-request-id"), b"")
+    if 0 < len(given) <= 64 and _REQUEST_ID_CHARS.issuperset(given):
+        return given.decode()
+    return secrets.token_hex(12)

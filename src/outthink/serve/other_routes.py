@@ -1,0 +1,216 @@
+"""Embeddings, responses, tokens, solves, and what operators ask: health, readiness, metrics, version."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import random
+import secrets
+import struct
+import time
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, PlainTextResponse
+
+from outthink.reason import STRATEGIES
+from outthink.serve.delivery import EventStream, unless_gone
+from outthink.serve.embeddings import mean_pooled
+from outthink.serve.failures import ApiError
+from outthink.serve.jobs import NEWS_SECONDS, Jobs
+from outthink.serve.metrics import read_engine
+from outthink.serve.openai_routes import prompts_of, service_of, tenant_of
+from outthink.serve.schema import DetokenizeRequest, EmbeddingRequest, SolveRequest, TokenizeRequest
+from outthink.tasks.suites import draw
+from outthink.verify import VERIFIERS
+
+router = APIRouter()
+
+
+def jobs_of(request: Request) -> Jobs:
+    """The solves of the server behind a request."""
+    return request.app.state.jobs
+
+
+@router.get("/health")
+async def health() -> JSONResponse:
+    """That the process answers. Open to everyone."""
+    return JSONResponse({"status": "ok"})
+
+
+@router.get("/ready")
+async def ready(request: Request) -> JSONResponse:
+    """Whether requests are taken: 503 while the server shuts down or when its engine has stopped."""
+    service = service_of(request)
+    if service.gate.closing or service.model.engine.broken:
+        raise ApiError(503, "Not ready.", "server_error", headers={"Retry-After": "5"})
+    return JSONResponse({"status": "ready"})
+
+
+@router.get("/version")
+async def its_version() -> JSONResponse:
+    """The version of the server."""
+    return JSONResponse({"version": version("outthink")})
+
+
+@router.get("/metrics")
+def metrics(request: Request) -> PlainTextResponse:
+    """Prometheus metrics."""
+    text = service_of(request).metrics.text().decode()
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@router.post("/v1/embeddings")
+async def embeddings(request: Request, body: EmbeddingRequest) -> JSONResponse:
+    """The mean of the last hidden states over each text, of Euclidean length 1."""
+    service = service_of(request)
+    service.base_name(body.model)
+    prompts = await prompts_of(service, body.input)
+    service.check_size(prompts, 1, 0)
+
+    async def work() -> list[list[float]]:
+        async with service.admitted(tenant_of(request)):
+            return [await asyncio.to_thread(mean_pooled, service.model.loaded, prompt) for prompt in prompts]
+
+    vectors = await unless_gone(request, work())
+    data = [
+        {"object": "embedding", "index": index, "embedding": _encoded(vector, body.encoding_format)}
+        for index, vector in enumerate(vectors)
+    ]
+    count = sum(map(len, prompts))
+    return JSONResponse(
+        {
+            "object": "list",
+            "data": data,
+            "model": service.name,
+            "usage": {"prompt_tokens": count, "total_tokens": count},
+        }
+    )
+
+
+@router.post("/tokenize")
+async def tokenize(request: Request, body: TokenizeRequest) -> JSONResponse:
+    """The token ids of a text, or of messages through the chat template."""
+    service = service_of(request)
+    service.base_name(body.model)
+    if (body.prompt is None) == (body.messages is None):
+        raise ApiError(400, "Give either prompt or messages.", param="prompt")
+    if body.prompt is not None:
+        tokens = await service.encode(body.prompt, body.add_special_tokens)
+    else:
+        tokens = await service.encode_chat([message.plain() for message in body.messages or ()])
+    return JSONResponse({"tokens": tokens, "count": len(tokens), "max_model_len": service.context})
+
+
+@router.post("/detokenize")
+async def detokenize(request: Request, body: DetokenizeRequest) -> JSONResponse:
+    """The text of token ids."""
+    service = service_of(request)
+    service.base_name(body.model)
+    tokenizer = service.model.loaded.tokenizer
+    if any(token >= tokenizer.vocab_size for token in body.tokens):
+        raise ApiError(400, f"Token ids must be below {tokenizer.vocab_size:,}.", param="tokens")
+    text = await asyncio.to_thread(tokenizer.decode, body.tokens, False)
+    return JSONResponse({"prompt": text})
+
+
+# ---- solves --------------------------------------------------------------------------------------------------------
+
+
+@router.post("/v1/solves")
+async def create_solve(request: Request, body: SolveRequest) -> JSONResponse:
+    """Begin to think about a problem; it goes on whether or not the client stays."""
+    service_of(request).base_name(body.model)
+    jobs = jobs_of(request)
+    return JSONResponse(jobs.show(await jobs.submit(tenant_of(request), body)), 202)
+
+
+@router.get("/v1/solves")
+async def list_solves(request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 20) -> JSONResponse:
+    """The newest solves of this client."""
+    jobs = jobs_of(request)
+    found = await asyncio.to_thread(jobs.store.recent, tenant_of(request), limit)
+    return JSONResponse({"object": "list", "data": [jobs.show(job) for job in found]})
+
+
+@router.get("/v1/solves/{job_id}")
+async def get_solve(request: Request, job_id: str, tree: bool = False) -> JSONResponse:
+    """Where a solve stands, the best answer so far, and at the end the posterior; ``tree``: with the whole tree."""
+    jobs = jobs_of(request)
+    return JSONResponse(jobs.show(await jobs.get(job_id, tenant_of(request)), tree))
+
+
+@router.get("/v1/solves/{job_id}/events")
+async def follow_solve(request: Request, job_id: str) -> EventStream:
+    """The solve and its tree a few times a second, until it is over."""
+    jobs, tenant = jobs_of(request), tenant_of(request)
+    await jobs.get(job_id, tenant)
+
+    async def events() -> AsyncIterator[dict[str, Any]]:
+        while True:
+            job = await jobs.get(job_id, tenant)
+            yield jobs.show(job, with_tree=True)
+            if job.status not in ("queued", "running"):
+                return
+            await asyncio.sleep(NEWS_SECONDS)
+
+    return EventStream(events())
+
+
+@router.delete("/v1/solves/{job_id}")
+async def cancel_solve(request: Request, job_id: str) -> JSONResponse:
+    """Stop a solve; its pages are free within a second."""
+    jobs = jobs_of(request)
+    return JSONResponse(jobs.show(await jobs.cancel(job_id, tenant_of(request))))
+
+
+# ---- what the page asks --------------------------------------------------------------------------------------------
+
+
+@router.get("/api/methods")
+async def methods() -> JSONResponse:
+    """The strategies with what they promise, and the verifiers."""
+    strategies = [
+        {"name": m.name, "family": m.family, "summary": m.summary, "guarantee": m.guarantee, "paper": m.paper,
+         "options": {name: value for name, value in m.options.items() if isinstance(value, int | float | str | None)}}
+        for m in STRATEGIES
+    ]  # fmt: skip
+    return JSONResponse({"strategies": strategies, "verifiers": VERIFIERS.names()})
+
+
+@router.get("/api/problem")
+async def problem(request: Request) -> JSONResponse:
+    """A fresh problem of a kind that the bundled models know."""
+    model = service_of(request).model
+    families = ("arithmetic",) if model.name.startswith("arithmetic") else ("arithmetic", "countdown", "calculator")
+    drawn = draw(random.choice(families), secrets.randbits(48), round(random.uniform(0.1, 0.5), 2), "test")
+    return JSONResponse({"family": drawn.family, "difficulty": drawn.difficulty, "prompt": drawn.prompt})
+
+
+@router.get("/api/status")
+def status(request: Request) -> JSONResponse:
+    """What is going on, in numbers: for the page's status view."""
+    service, jobs = service_of(request), jobs_of(request)
+    gauges, counters = read_engine(service.model.thread)
+    readings = {name: value for name, (_, value) in {**gauges, **counters}.items()}
+    return JSONResponse(
+        {
+            "model": service.name,
+            "context": service.context,
+            "uptime": time.time() - service.created,
+            "requests_running": service.gate.num_running,
+            "requests_waiting": service.gate.num_waiting,
+            "solves": len(jobs.running),
+            "pages": service.model.engine.cache.num_pages,
+            "max_tokens": service.config.max_tokens,
+            **readings,
+        }
+    )
+
+
+def _encoded(vector: list[float], encoding: str) -> list[float] | str:
+    if encoding == "float":
+        return vector
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

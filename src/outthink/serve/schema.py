@@ -1,0 +1,201 @@
+"""What clients may send. An unknown field is refused, so that no option is ever ignored in silence."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+MAX_TOKEN_ID = 1 << 24
+MAX_LENGTH = 1 << 20
+Text = Annotated[str, StringConstraints(max_length=1 << 22)]
+TokenId = Annotated[int, Field(ge=0, lt=MAX_TOKEN_ID)]
+TokenIds = Annotated[list[TokenId], Field(max_length=MAX_LENGTH)]
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Stop = Annotated[list[StopText], Field(max_length=16)] | StopText
+Seed = Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+OptionInt = Annotated[int, Field(strict=True, ge=-4096, le=4096)]
+OptionFloat = Annotated[float, Field(ge=-1e6, le=1e6)]
+OptionText = Annotated[str, StringConstraints(max_length=256)]
+Option = bool | OptionInt | OptionFloat | OptionText | None
+Effort = Literal["none", "minimal", "low", "medium", "high"]
+
+
+class Strict(BaseModel):
+    """A JSON object whose fields are all known; numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class StreamOptions(Strict):
+    """``include_usage``: one more chunk at the end, with the usage."""
+
+    include_usage: bool = False
+
+
+class Thinking(Strict):
+    """How to think: the strategy, what it may spend, who judges, and when it may stop.
+
+    ``budget`` as `outthink.Budget` reads it, or a number of tokens. ``confidence``: an adaptive strategy stops once it
+    is this sure. ``options`` are the strategy's own.
+    """
+
+    strategy: Name | None = None
+    budget: Annotated[str, StringConstraints(max_length=100)] | Annotated[int, Field(ge=1, le=1 << 40)] | None = None
+    verifier: Name | None = None
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = None
+    options: Annotated[dict[Name, bool | OptionInt | OptionFloat | OptionText | None], Field(max_length=32)] = Field(
+        default_factory=dict
+    )
+
+
+class Generating(Strict):
+    """What completion and chat requests have in common."""
+
+    model: Name | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_LENGTH)] | None = None
+    n: Annotated[int, Field(ge=1, le=4096)] = 1
+    temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=-1, le=MAX_TOKEN_ID)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
+    logit_bias: Annotated[dict[Name, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
+    seed: Seed | None = None
+    stop: Stop | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
+    ignore_eos: bool = False
+    include_stop_str_in_output: bool = False
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    user: Annotated[str, StringConstraints(max_length=512)] | None = None
+    # Some clients put the argument of their own library's call on the wire; empty, it asks for nothing.
+    extra_body: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+
+
+class CompletionRequest(Generating):
+    """``POST /v1/completions``."""
+
+    prompt: (
+        Text
+        | Annotated[list[Text], Field(min_length=1, max_length=256)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=256)]
+    )
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_LENGTH)] | None = 16
+    echo: bool = False
+    logprobs: Annotated[int, Field(ge=0, le=100)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
+    suffix: Literal[""] | None = None
+
+
+class TextPart(Strict):
+    """A piece of text within a message."""
+
+    type: Literal["text"]
+    text: Text
+
+
+class Message(Strict):
+    """One turn of a chat."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | Annotated[list[TextPart], Field(max_length=256)] | None = None
+    name: Name | None = None
+    reasoning_content: Text | None = None
+
+    def plain(self) -> dict[str, str]:
+        """Role and text, as a chat template takes them."""
+        parts = self.content or ""
+        text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+class ResponseFormat(Strict):
+    """Only free text; other formats are refused until they can be guaranteed."""
+
+    type: Literal["text"]
+
+
+class ChatRequest(Generating):
+    """``POST /v1/chat/completions``."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_LENGTH)] | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    reasoning_effort: Effort | None = None
+    thinking_token_budget: Annotated[int, Field(ge=1, le=1 << 40)] | None = None
+    thinking: Thinking | None = None
+    store: Literal[False] | None = None
+    metadata: Annotated[dict[Name, str], Field(max_length=16)] | None = None
+
+
+class ReasoningOptions(Strict):
+    """``reasoning`` of the Responses API."""
+
+    effort: Effort | None = None
+
+
+class ResponsesRequest(Strict):
+    """``POST /v1/responses``, without tools and stored conversations."""
+
+    model: Name | None = None
+    input: Text | Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    instructions: Text | None = None
+    max_output_tokens: Annotated[int, Field(ge=1, le=MAX_LENGTH)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    reasoning: ReasoningOptions | None = None
+    thinking: Thinking | None = None
+    stream: bool = False
+    store: bool | None = None
+    user: Annotated[str, StringConstraints(max_length=512)] | None = None
+
+
+class EmbeddingRequest(Strict):
+    """``POST /v1/embeddings``."""
+
+    model: Name | None = None
+    input: (
+        Text
+        | Annotated[list[Text], Field(min_length=1, max_length=256)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=256)]
+    )
+    encoding_format: Literal["float", "base64"] = "float"
+    user: Annotated[str, StringConstraints(max_length=512)] | None = None
+
+
+class TokenizeRequest(Strict):
+    """``POST /tokenize``: a text, or messages through the chat template."""
+
+    model: Name | None = None
+    prompt: Text | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)] | None = None
+    add_special_tokens: bool = True
+
+
+class DetokenizeRequest(Strict):
+    """``POST /detokenize``."""
+
+    model: Name | None = None
+    tokens: TokenIds
+
+
+class SolveRequest(Strict):
+    """``POST /v1/solves``: a problem to think about, whether or not the client stays."""
+
+    model: Name | None = None
+    problem: Annotated[str, StringConstraints(min_length=1, max_length=1 << 20)]
+    thinking: Thinking = Field(default_factory=Thinking)
+    temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
+    seed: Seed | None = None
