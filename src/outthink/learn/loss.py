@@ -37,6 +37,8 @@ class Batch:
 
 
 LossFunction = Callable[[Transformer, Batch], Tensor]
+PackedLoss = Callable[[Transformer, Batch, Callable[[Tensor], Attend]], Tensor]
+"""As `packed_loss`: of a model, a batch and a kind of attention."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,19 @@ class LossConfig:
     on_cpu: bool
 
 
-def make_loss(config: LossConfig) -> LossFunction:
-    """The loss of a micro-batch, by the attention that is fastest for its width."""
+def make_loss(config: LossConfig, of_packed: PackedLoss | None = None) -> LossFunction:
+    """The loss of a micro-batch, `packed_loss` by default, by the attention that is fastest for its width."""
+    of_packed = of_packed or packed_loss
 
     def loss(model: Transformer, batch: Batch) -> Tensor:
-        narrow = batch.tokens.shape[1] <= _PRODUCT_WIDTH
-        return packed_loss(model, batch, product_attention if config.on_cpu and narrow else fused_attention)
+        return of_packed(model, batch, fastest_attention(batch.tokens.shape[1], config.on_cpu))
 
     return torch.compile(loss, dynamic=False) if config.compiled else loss
+
+
+def fastest_attention(width: int, on_cpu: bool) -> Callable[[Tensor], Attend]:
+    """The attention for rows of ``width`` positions."""
+    return product_attention if on_cpu and width <= _PRODUCT_WIDTH else fused_attention
 
 
 def packed_loss(model: Transformer, batch: Batch, attention: Callable[[Tensor], Attend]) -> Tensor:

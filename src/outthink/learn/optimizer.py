@@ -7,18 +7,37 @@ AdamW's step size by Liu et al. 2025, arXiv:2502.16982), AdamW for embeddings an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from outthink.learn.config import TrainConfig
 from outthink.models.transformer import Transformer
 
 BETAS = (0.9, 0.98)
 MOMENTUM = 0.95
 
 
-def make_optimizers(model: Transformer, config: TrainConfig) -> list[torch.optim.Optimizer]:
+class Recipe(Protocol):
+    """What the optimizers need to know of a resolved configuration; see `TrainConfig` for the fields."""
+
+    @property
+    def optimizer(self) -> str: ...
+
+    @property
+    def learning_rate(self) -> float | None: ...
+
+    @property
+    def weight_decay(self) -> float: ...
+
+    @property
+    def warmup_steps(self) -> int: ...
+
+    @property
+    def decay_fraction(self) -> float: ...
+
+
+def make_optimizers(model: Transformer, config: Recipe) -> list[torch.optim.Optimizer]:
     """The optimizers of a resolved ``config`` over all parameters of ``model``. Norm weights are not decayed."""
     parameters = dict(model.named_parameters())
     orthogonal = {n for n, p in parameters.items() if config.optimizer == "muon" and p.dim() == 2 and ".layers." in n}
@@ -37,7 +56,7 @@ def make_optimizers(model: Transformer, config: TrainConfig) -> list[torch.optim
     return optimizers
 
 
-def learning_rate(config: TrainConfig, step: int, progress: float) -> float:
+def learning_rate(config: Recipe, step: int, progress: float) -> float:
     """Warm-up over steps, constant, then linear to 0 over the last part of the run; ``progress`` is in [0, 1]."""
     assert config.learning_rate is not None
     warmup = min(1.0, (step + 1) / config.warmup_steps)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,27 +20,31 @@ class Document:
     question_length: int
 
 
+D = TypeVar("D", bound=Document)
+
+
 @dataclass(frozen=True)
 class PackedRows:
     """R rows of W positions, all arrays [R, W].
 
     ``tokens``, ``targets`` (the token after each position), ``positions`` (from 0 in each document) and ``segments``
-    (which document of the row, 0 for padding) are int64; ``weights`` float32, 0 where nothing is to be learned.
+    (which document of the row, 0 for padding) are int64; ``weights`` float32, 0 where nothing is to be learned. Where
+    a reward is learned, ``targets`` are float32, in [0, 1].
     """
 
     tokens: NDArray[np.int64]
-    targets: NDArray[np.int64]
+    targets: NDArray[np.int64] | NDArray[np.float32]
     positions: NDArray[np.int64]
     segments: NDArray[np.int64]
     weights: NDArray[np.float32]
 
 
-def plan_rows(documents: Iterable[Document], width: int) -> list[list[Document]]:
+def plan_rows(documents: Iterable[D], width: int) -> list[list[D]]:
     """Documents into few rows of ``width``: the longest first, each into the first row with room for it.
 
     Raises ValueError for a document that is longer than a row.
     """
-    rows: list[list[Document]] = []
+    rows: list[list[D]] = []
     free: list[int] = []
     for document in sorted(documents, key=lambda d: -len(d.ids)):
         length = len(document.ids)
@@ -75,16 +80,23 @@ def fill_rows(rows: Sequence[Sequence[Document]], num_rows: int, width: int, que
 def pack(
     documents: Iterable[Document], widths: Sequence[int], micro_tokens: int, question_weight: float
 ) -> tuple[PackedRows, ...]:
+    """Documents into the micro-batches of `plan_batches`, as arrays; weights as in `fill_rows`."""
+    planned = plan_batches(documents, widths, micro_tokens)
+    return tuple(fill_rows(rows, count, width, question_weight) for rows, count, width in planned)
+
+
+def plan_batches(
+    documents: Iterable[D], widths: Sequence[int], micro_tokens: int
+) -> Iterator[tuple[list[list[D]], int, int]]:
     """Documents into micro-batches of ``micro_tokens`` positions, each in the narrowest of ``widths`` that holds it.
 
-    Every micro-batch of a width has the same shape. Rows that do not fill one therefore move on to the next width in
-    use; only the widest is completed with empty rows.
+    A micro-batch is (rows, number of rows, width). Every one of a width has the same shape. Rows that do not fill one
+    therefore move on to the next width in use; only the widest is completed with empty rows, up to its number of rows.
     """
-    by_width: dict[int, list[Document]] = {}
+    by_width: dict[int, list[D]] = {}
     for document in documents:
         by_width.setdefault(next(w for w in widths if len(document.ids) <= w), []).append(document)
-    batches: list[PackedRows] = []
-    waiting: list[Document] = []
+    waiting: list[D] = []
     used = sorted(by_width)
     for width in used:
         count = micro_tokens // width
@@ -92,8 +104,7 @@ def pack(
         whole = len(rows) if width == used[-1] else len(rows) // count * count
         waiting = [document for row in rows[whole:] for document in row]
         for start in range(0, whole, count):
-            batches.append(fill_rows(rows[start : min(start + count, whole)], count, width, question_weight))
-    return tuple(batches)
+            yield rows[start : min(start + count, whole)], count, width
 
 
 def _fill(packed: PackedRows, row: int, documents: Sequence[Document], question_weight: float) -> None:

@@ -17,7 +17,7 @@ import torch.multiprocessing
 from torch import Tensor
 
 from outthink.core.errors import OutthinkError
-from outthink.learn.loss import Batch, LossConfig, make_loss
+from outthink.learn.loss import Batch, LossConfig, LossFunction, PackedLoss, make_loss
 from outthink.learn.packing import PackedRows
 from outthink.models.transformer import Transformer
 
@@ -34,11 +34,14 @@ class Gradients:
     """Computes the gradient of a step in ``processes`` processes, this one among them. A context manager.
 
     With more than one process the weights of ``model`` move to shared memory and torch runs one thread in each.
+    ``of_packed`` is the loss, by default that of a language model.
     """
 
-    def __init__(self, model: Transformer, config: LossConfig, processes: int) -> None:
-        self._model, self.config, self._count = model, config, processes
-        self._loss = make_loss(config)
+    def __init__(
+        self, model: Transformer, config: LossConfig, processes: int, of_packed: PackedLoss | None = None
+    ) -> None:
+        self._model, self.config, self._count, self._of_packed = model, config, processes, of_packed
+        self._loss = make_loss(config, of_packed)
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Gradients:
@@ -63,11 +66,11 @@ class Gradients:
             total += worker.add_gradients(self._model)
         if len(self._workers) < self._count - 1:
             # Only now, for they find what the first step compiled in the cache.
-            self._workers = [_Worker(self._model, self.config) for _ in range(self._count - 1)]
+            self._workers = [_Worker(self._model, self.config, self._of_packed) for _ in range(self._count - 1)]
         return total
 
 
-def accumulate(model: Transformer, loss_function, config: LossConfig, share: Share) -> float:
+def accumulate(model: Transformer, loss_function: LossFunction, config: LossConfig, share: Share) -> float:
     """Add the gradients of ``share`` to those of ``model``; its part of the mean loss."""
     device = next(model.parameters()).device
     total = torch.zeros((), device=device)
@@ -98,12 +101,13 @@ def _work(batch: PackedRows) -> float:
 class _Worker:
     """One further process, seen from the first."""
 
-    def __init__(self, model: Transformer, config: LossConfig) -> None:
+    def __init__(self, model: Transformer, config: LossConfig, of_packed: PackedLoss | None) -> None:
         context = torch.multiprocessing.get_context("spawn")
         size = sum(p.numel() for p in model.parameters())
         self._gradients = torch.zeros(size).share_memory_()
         self._pipe, theirs = multiprocessing.Pipe()
-        self._process = context.Process(target=_work_loop, args=(theirs, model, config, self._gradients), daemon=True)
+        args = theirs, model, config, of_packed, self._gradients
+        self._process = context.Process(target=_work_loop, args=args, daemon=True)
         self._process.start()
         theirs.close()
 
@@ -129,10 +133,12 @@ class _Worker:
         self._pipe.close()
 
 
-def _work_loop(pipe: Connection, model: Transformer, config: LossConfig, gradients: Tensor) -> None:
+def _work_loop(
+    pipe: Connection, model: Transformer, config: LossConfig, of_packed: PackedLoss | None, gradients: Tensor
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the first process's to handle
     torch.set_num_threads(1)
-    loss_function = make_loss(config)
+    loss_function = make_loss(config, of_packed)
     while True:
         try:
             share = pipe.recv()

@@ -1,0 +1,1 @@
+"""Reward models: step labels from the model's own rollouts, training on them, and judging against the step oracle."""
