@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outthink.core.errors import CapabilityError
+from outthink.kernels.coded import CodedWeight
 from outthink.kernels.cpu.extension import PAGE_SIZE, compiled, usable_cores, why_not
 from outthink.kernels.cpu.weights import load_weights
 from outthink.kernels.step import Int32s, StepBatch
@@ -33,7 +34,8 @@ class CpuBackend:
     already is float32 or bfloat16. ``kv_format`` is "float32", "bfloat16", or "int8" with a bfloat16 scale for each key
     and value of a head; None means float32 with float32 weights, else bfloat16. ``threads`` None means all cores that
     this process may use; ``isa`` is one of "auto", "avx512", "avx2", "generic". ``tensors`` are the weights by name,
-    where ``model`` is not to be touched.
+    where ``model`` is not to be touched: of a `CodedWeight` the codes and scales are taken as they are, and
+    ``weight_format`` and ``group`` must be those of `coded_format`.
     Raises CapabilityError where the kernels do not cover the model, ValueError for other bad arguments.
     """
 
@@ -50,7 +52,7 @@ class CpuBackend:
         group: int = 32,
         kv_format: str | None = None,
         isa: str = "auto",
-        tensors: Mapping[str, Tensor] | None = None,
+        tensors: Mapping[str, Tensor | CodedWeight] | None = None,
     ) -> None:
         config, extension = model.config, compiled()
         reason = why_not(config)
@@ -89,7 +91,7 @@ class CpuBackend:
             isa=isa,
             threads=self.threads,
         )
-        load_weights(self._core, model, self.max_positions, tensors)
+        load_weights(self._core, model, self.max_positions, group if weight_format == "int4" else None, tensors)
         self.isa: str = self._core.isa
 
     def run(self, batch: StepBatch) -> NDArray[np.float32]:

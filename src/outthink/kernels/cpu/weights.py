@@ -14,6 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from outthink.core.errors import CapabilityError
+from outthink.kernels.coded import CodedWeight
+
 Map = NDArray[np.int32]
 
 LANES = 16
@@ -21,17 +24,38 @@ INPUT_MULTIPLE = 32
 TILE_OUTPUTS = 64
 
 
-def load_weights(core: Any, model: Any, max_positions: int, tensors: Mapping[str, Tensor] | None = None) -> None:
-    """Hand every weight of ``model``, a `Transformer`, to ``core``, packed. float32 and bfloat16 go as they are.
+def coded_format(config: Any, bits: int, group: int | None) -> tuple[str, int] | None:
+    """The weight format and group by which the kernels take symmetric codes as they are; None where there is none.
 
-    They are taken from ``tensors``, one at a time and by name; by default the model's own.
+    ``group`` is how many inputs share a scale, None where all of an output do.
+    """
+    if bits == 8 and group is None:
+        return "int8", INPUT_MULTIPLE
+    # Heads that are padded shift the groups of what attention puts out.
+    if bits != 4 or (group is not None and (group % INPUT_MULTIPLE or config.head_dim % LANES)):
+        return None
+    return "int4", 128 if group is None or group % 128 == 0 else 32
+
+
+def load_weights(
+    core: Any,
+    model: Any,
+    max_positions: int,
+    group: int | None,
+    tensors: Mapping[str, Tensor | CodedWeight] | None = None,
+) -> None:
+    """Hand every weight of ``model``, a `Transformer`, to ``core``, packed. float32, bfloat16 and codes go as they are.
+
+    They are taken from ``tensors``, one at a time and by name; by default the model's own. ``group`` is the number of
+    inputs that share a scale in ``core``'s layers, None where all of an output do. Raises CapabilityError for codes
+    that do not fit.
     """
     config, found = model.config, model.state_dict() if tensors is None else tensors
-    loader = _Loader(core, config, found)
+    loader = _Loader(core, config, found, group)
     for layer in range(config.num_layers):
         loader.load_layer(layer)
     core.set_vector(-1, "final_norm", _floats(found["model.norm.weight"]))
-    embedding = found["model.embed_tokens.weight"]
+    embedding = _tensor(found["model.embed_tokens.weight"])
     core.set_embedding(_matrix(embedding))
     if config.reward is not None:
         head = found["score.weight"]
@@ -44,8 +68,9 @@ def load_weights(core: Any, model: Any, max_positions: int, tensors: Mapping[str
 
 
 class _Loader:
-    def __init__(self, core: Any, config: Any, tensors: Mapping[str, Tensor]) -> None:
-        self.core, self.config, self.tensors = core, config, tensors
+    def __init__(self, core: Any, config: Any, tensors: Mapping[str, Tensor | CodedWeight], group: int | None) -> None:
+        self.core, self.config, self.tensors, self.group = core, config, tensors, group
+        self.coded: set[bool] = set()  # whether the layers' weights are, so far
         self.hidden_columns = ranges([config.hidden_size], INPUT_MULTIPLE)
         self.hidden_rows = ranges([config.hidden_size], TILE_OUTPUTS)
         self.plain_head = ranges([config.head_dim], LANES)
@@ -61,7 +86,7 @@ class _Loader:
     def load_layer(self, layer: int) -> None:
         prefix = f"model.layers.{layer}."
 
-        def get(name: str) -> Tensor | None:
+        def get(name: str) -> Any:
             return self.tensors.get(prefix + name)
 
         def load(target: str, names: Sequence[str], rows: Map, columns: Map) -> None:
@@ -82,10 +107,52 @@ class _Loader:
                 self.core.set_vector(layer, name, pick(_floats(gain), self.paired_head))
 
     def load_linear(
-        self, layer: int, target: str, weights: Sequence[Tensor], rows: Map, columns: Map, biases: Sequence[Tensor] = ()
+        self,
+        layer: int,
+        target: str,
+        weights: Sequence[Tensor | CodedWeight],
+        rows: Map,
+        columns: Map,
+        biases: Sequence[Tensor] = (),
     ) -> None:
         bias = pick(np.concatenate([_floats(bias) for bias in biases]), rows) if biases else None
-        self.core.set_linear(layer, target, [_matrix(weight) for weight in weights], rows, columns, bias)
+        coded = [weight for weight in weights if isinstance(weight, CodedWeight)]
+        if target == "head":
+            # Its own format is int8: coarser codes are rounded to it like any weight.
+            group = None
+            coded = [weight for weight in coded if weight.bits == 8 and weight.scales.shape[1] == 1]
+            weights = coded or [_tensor(weight) for weight in weights]
+        else:
+            group = self.group
+            self.coded.add(len(coded) == len(weights))
+            if self.coded != {bool(coded)}:
+                raise CapabilityError("Some layers are quantized and others not: the CPU kernels take all or none.")
+        if coded:
+            scales = [packed_scales(weight, columns, group) for weight in coded]
+            codes = [weight.codes.contiguous().numpy() for weight in coded]
+            self.core.set_linear(layer, target, codes, rows, columns, bias, scales)
+        else:
+            matrices = [_matrix(weight) for weight in weights if isinstance(weight, Tensor)]
+            self.core.set_linear(layer, target, matrices, rows, columns, bias)
+
+
+def packed_scales(weight: CodedWeight, columns: Map, group: int | None) -> NDArray[np.float32]:
+    """The scales of ``weight`` for each ``group`` of the packed inputs ``columns``, or for all at once: [out, groups].
+
+    Raises CapabilityError where a packed group has inputs of several scales, or a scale is finer than float16.
+    """
+    if weight.zeros is not None:
+        raise CapabilityError("The CPU kernels take symmetric codes only.")
+    scales = weight.scales.float()
+    size = len(columns) if group is None else group
+    stored = np.where(columns >= 0, columns // weight.group, -1)
+    parts = np.pad(stored, (0, -len(stored) % size), constant_values=-1).reshape(-1, size)
+    chosen = parts.max(axis=1)
+    if ((parts != chosen[:, None]) & (parts >= 0)).any():
+        raise CapabilityError(f"Groups of {weight.group} inputs do not lie as the CPU kernels need them.")
+    if weight.bits == 4 and not torch.equal(scales.half().float(), scales):
+        raise CapabilityError("The CPU kernels take int4 scales that float16 holds exactly.")
+    return scales[:, torch.from_numpy(np.maximum(chosen, 0)).long()].contiguous().numpy()
 
 
 def ranges(sizes: Sequence[int], multiple: int) -> Map:
@@ -133,8 +200,12 @@ def rotation_tables(rotary: Any, max_positions: int) -> tuple[NDArray[np.float32
     return tables[0].reshape(-1), tables[1].reshape(-1)
 
 
-def _floats(tensor: Tensor) -> NDArray[np.float32]:
-    return tensor.detach().float().numpy()
+def _tensor(weight: Tensor | CodedWeight) -> Tensor:
+    return weight.dequantize() if isinstance(weight, CodedWeight) else weight
+
+
+def _floats(weight: Tensor | CodedWeight) -> NDArray[np.float32]:
+    return _tensor(weight).detach().float().numpy()
 
 
 def _matrix(tensor: Tensor) -> NDArray[Any]:
