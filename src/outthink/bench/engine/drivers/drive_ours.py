@@ -1,0 +1,151 @@
+"""Our engine as a runner: the whole of it, from prompts to tokens, with its compiled kernels."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+from typing import Any
+
+from protocol import serve
+
+from outthink.core.sampling import Sampling, Until
+from outthink.engine.billing import Costs
+from outthink.engine.engine import Engine
+from outthink.engine.thread import EngineThread
+from outthink.kernels.cpu.backend import CpuBackend
+from outthink.kernels.step import StepBatch
+from outthink.lm.model import Model
+from outthink.lm.protocol import LM, Branch
+from outthink.models.checkpoint import StoredWeights, load_model
+from outthink.models.flops import head_flops, prefill_flops
+
+FORMATS = {"bf16": "bfloat16", "int8": "int8", "int4": "int4"}
+
+
+class TimedBackend(CpuBackend):
+    """The compiled kernels, and how long they have computed."""
+
+    seconds = 0.0
+    steps = 0
+
+    def run(self, batch: StepBatch) -> Any:
+        """See `Backend.run`."""
+        start = perf_counter()
+        logits = super().run(batch)
+        self.seconds += perf_counter() - start
+        self.steps += 1
+        return logits
+
+
+class Ours:
+    """See `protocol.Runner`."""
+
+    def __init__(self, model: str, bits: str, threads: int) -> None:
+        loaded = load_model(model)
+        config = loaded.config
+        self.backend = TimedBackend(
+            loaded.model,
+            num_pages=(32 * 160 + 1024) // 16,
+            threads=threads,
+            weight_format=FORMATS[bits],
+            kv_format="bfloat16",
+            tensors=StoredWeights(loaded),
+        )
+        costs = Costs(lambda start, count: prefill_flops(config, start, count), head_flops(config))
+        engine = Engine(self.backend, loaded.tokenizer, costs, config.max_positions)
+        self.model = Model(loaded, EngineThread(engine))
+        self.told = {
+            "weight_bytes": self.backend.weight_bytes,
+            "settings": {"kv": "bfloat16", "isa": self.backend.isa, "int4 group": 32},
+        }
+
+    def decode(self, prompts: list[list[int]], new_tokens: int) -> tuple[float, list[list[int]]]:
+        """See `protocol.Runner`."""
+        return asyncio.run(self._decode(self._lm(), prompts, new_tokens))
+
+    def prefill(self, prompt: list[int]) -> tuple[float, list[list[int]]]:
+        """See `protocol.Runner`."""
+        return asyncio.run(self._prefill(self._lm(), prompt))
+
+    def branches(self, prompt: list[int], firsts: list[int], new_tokens: int) -> tuple[float, list[list[int]]]:
+        """See `protocol.Runner`."""
+        return asyncio.run(self._branches(self._lm(), prompt, firsts, new_tokens))
+
+    def overhead(self, prompt: list[int], branches: int, new_tokens: int) -> dict[str, float]:
+        """Wall seconds of sampling ``branches`` continuations, and those inside the backend's `run`; steps."""
+        return asyncio.run(self._overhead(self._lm(temperature=1.0), prompt, branches, new_tokens))
+
+    def _lm(self, temperature: float = 0.0) -> LM:
+        return self.model.session(sampling=Sampling(temperature=temperature))
+
+    async def _decode(self, lm: LM, prompts: list[list[int]], new_tokens: int) -> tuple[float, list[list[int]]]:
+        begun = [(await (await lm.root(prompt)).extend(1, _only(1)))[0] for prompt in prompts]
+        seconds, grown = await _timed(lambda: asyncio.gather(*(line.extend(1, _only(new_tokens)) for line in begun)))
+        tokens = [[*first.tokens, *lines[0].tokens] for first, lines in zip(begun, grown, strict=True)]
+        await _close(lm, [*begun, *(line for lines in grown for line in lines)])
+        return seconds, tokens
+
+    async def _prefill(self, lm: LM, prompt: list[int]) -> tuple[float, list[list[int]]]:
+        async def work() -> list[Branch]:
+            return await (await lm.root(prompt)).extend(1, _only(1))
+
+        seconds, [line] = await _timed(work)
+        tokens = [list(line.tokens)]
+        await _close(lm, [line])
+        return seconds, tokens
+
+    async def _branches(
+        self, lm: LM, prompt: list[int], firsts: list[int], new_tokens: int
+    ) -> tuple[float, list[list[int]]]:
+        async def work() -> list[list[Branch]]:
+            root = await lm.root(prompt)
+            opened.extend(await root.extend(1, _only(1)))  # computes the prompt, once
+            fed = [await root.feed([first]) for first in firsts]
+            opened.extend(fed)
+            return await asyncio.gather(*(branch.extend(1, _only(new_tokens)) for branch in fed))
+
+        opened: list[Branch] = []
+        seconds, grown = await _timed(work)
+        lines = [lines[0] for lines in grown]
+        await _close(lm, [*opened, *lines])
+        return seconds, [list(line.tokens) for line in lines]
+
+    async def _overhead(self, lm: LM, prompt: list[int], branches: int, new_tokens: int) -> dict[str, float]:
+        root = await lm.root(prompt)
+        first = (await root.extend(1, _only(1)))[0]
+        steps, computed = self.backend.steps, self.backend.seconds
+        seconds, lines = await _timed(lambda: first.extend(branches, _only(new_tokens)))
+        await _close(lm, [first, *lines])
+        return {
+            "seconds": seconds,
+            "backend_seconds": self.backend.seconds - computed,
+            "steps": self.backend.steps - steps,
+        }
+
+
+def _only(max_tokens: int) -> Until:
+    return Until(max_tokens, ignore_eos=True)
+
+
+async def _timed(work: Callable[[], Awaitable[Any]]) -> tuple[float, Any]:
+    start = perf_counter()
+    result = await work()
+    return perf_counter() - start, result
+
+
+async def _close(lm: LM, branches: list[Branch]) -> None:
+    for branch in branches:
+        parent = branch.parent
+        await branch.close()
+        if parent is not None and not parent.closed:
+            await parent.close()
+
+
+def load(asked: dict[str, Any]) -> Ours:
+    """The runner of a ``load`` request."""
+    return Ours(asked["model"], asked["bits"], asked["threads"])
+
+
+if __name__ == "__main__":
+    serve(load, ("outthink", "torch", "numpy"))
