@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ from outthink.core.errors import UserError
 
 if TYPE_CHECKING:
     from outthink.bench.reason.plan import Progress
+    from outthink.bench.reason.run import Stop
 
 INTERRUPTED = 130
 EVERY_S = 20.0  # between two lines of progress where stderr is no terminal
@@ -68,38 +70,85 @@ def reason(
 
     Each answer is on the disk as it comes: after ctrl-C or a kill the same command goes on where it ended.
     """
+    from outthink.bench.reason.ground import run
     from outthink.bench.reason.plan import GroundConfig, ModelSource
     from outthink.bench.reason.scale import strategies_named
-    from outthink.core.sampling import Sampling
 
     config = GroundConfig(
-        tuple(ModelSource.of(name) for name in split(models, "--models") or [default_model()]),
-        tuple(method.name for method in strategies_named(split(strategies, "--strategies"))),
-        tuple(Budget(amount) for amount in split(budgets, "--budgets")),
-        known_verifiers(verifier),
-        tuple(split(suite, "--suite")),
-        tuple(number(text, "--difficulties") for text in split(difficulties, "--difficulties")),
-        num_problems,
-        Sampling(temperature=temperature).temperature,
-        seed,
+        models=tuple(ModelSource.of(name) for name in split(models, "--models") or [default_model()]),
+        strategies=tuple(method.name for method in strategies_named(split(strategies, "--strategies"))),
+        budgets=tuple(Budget(amount) for amount in split(budgets, "--budgets")),
+        verifiers=known_verifiers(verifier),
+        suites=tuple(split(suite, "--suite")),
+        difficulties=tuple(number(text, "--difficulties") for text in split(difficulties, "--difficulties")),
+        num_problems=num_problems,
+        temperature=temperature,
+        seed=seed,
     )
     check_output(output, concurrency)
 
-    def opened(source: str) -> Any:
-        return open_model(source, device, dtype, backend)
-
-    from outthink.bench.reason.ground import run
-    from outthink.bench.reason.run import Stop
-
-    stop = Stop()
-    with shown_progress() as progress, first_interrupt(stop):
+    with watched_run() as (stop, progress):
+        opened = partial(open_model, device=device, dtype=dtype, backend=backend)
         result = run(config, output, opened, concurrency=concurrency, stop=stop, progress=progress)
     if json:
         print_json(result)
     else:
         print_points(result)
         print_best(result)
-    tell_files(output, stop.asked, result["complete"])
+    tell_files(output, result["complete"])
+
+
+def small_vs_large(
+    output: OutOption,
+    small: Annotated[str, typer.Option("--small", help="The models that think, with commas between.")],
+    large: Annotated[str, typer.Option("--large", help="The model whose greedy line is to be beaten.")],
+    strategies: StrategiesOption = "majority-vote,best-of-n,particle-filter,mcts",
+    suite: SuiteOption = "outthink-core",
+    difficulties: Annotated[
+        str | None, typer.Option("--difficulties", "-d", help="0 easiest, 1 hardest; each gets its own panel.")
+    ] = "0.1,0.3,0.5,0.7",
+    multiples: Annotated[
+        str, typer.Option(help="Budgets, as multiples of the FLOPs of the large model's greedy line.")
+    ] = "0.5,1,2,4",
+    verifier: VerifierOption = None,
+    num_problems: ProblemsOption = 100,
+    temperature: Annotated[float, typer.Option(help="Of all that is sampled.")] = 1.0,
+    seed: SeedOption = 0,
+    concurrency: ConcurrencyOption = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "auto",
+    backend: BackendOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Small models that think, against one greedy line of a large one, at equal FLOPs and by difficulty.
+
+    Each answer is on the disk as it comes: after ctrl-C or a kill the same command goes on where it ended.
+    """
+    from outthink.bench.reason.plan import ModelSource
+    from outthink.bench.reason.scale import strategies_named
+    from outthink.bench.reason.versus import VersusConfig, run
+
+    config = VersusConfig(
+        small=tuple(ModelSource.of(name) for name in split(small, "--small")),
+        large=ModelSource.of(large),
+        strategies=tuple(method.name for method in strategies_named(split(strategies, "--strategies"))),
+        verifiers=known_verifiers(verifier),
+        multiples=tuple(number(text, "--multiples") for text in split(multiples, "--multiples")),
+        suites=tuple(split(suite, "--suite")),
+        difficulties=tuple(number(text, "--difficulties") for text in split(difficulties, "--difficulties")),
+        num_problems=num_problems,
+        temperature=temperature,
+        seed=seed,
+    )
+    check_output(output, concurrency)
+    with watched_run() as (stop, progress):
+        opened = partial(open_model, device=device, dtype=dtype, backend=backend)
+        result = run(config, output, opened, concurrency=concurrency, stop=stop, progress=progress)
+    if json:
+        print_json(result)
+    else:
+        print_rows(result)
+    tell_files(output, result["complete"])
 
 
 def split(text: str | None, option: str) -> list[str]:
@@ -145,6 +194,22 @@ def check_output(output: Path, concurrency: int | None) -> None:
         raise UserError(f"{output} is a directory; name a file to write.")
     if concurrency is not None and concurrency < 1:
         raise UserError(f"--concurrency {concurrency} must be at least 1.")
+
+
+@contextmanager
+def watched_run() -> Iterator[tuple[Stop, Progress]]:
+    """A `Stop` that ctrl-C asks, and a shown progress. Raises typer.Exit with code 130 where it came too early for any
+    result.
+    """
+    from outthink.bench.reason.run import Stop, StoppedError
+
+    stop = Stop()
+    try:
+        with shown_progress() as progress, first_interrupt(stop):
+            yield stop, progress
+    except StoppedError as stopped:
+        err().print(Text(str(stopped), style="yellow"), soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from stopped
 
 
 @contextmanager
@@ -206,7 +271,7 @@ def print_points(result: dict[str, Any]) -> None:
             point["budget"].removesuffix(" tokens"),
             f"{accuracy['value']:.1%}",
             f"{accuracy['low']:.1%} to {accuracy['high']:.1%}",
-            "" if gain is None else f"{gain['value']:+.1%} ({gain['low']:+.1%} to {gain['high']:+.1%})",
+            "" if gain is None else _signed(gain),
             Text(f"{point['tokens']:,.0f}", style="red" if over and result["unit"] == "tokens" else ""),
             f"{point['flops'] / 1e9:.3g}",
             f"{point['seconds']:.2f}",
@@ -239,13 +304,46 @@ def print_best(result: dict[str, Any]) -> None:
     out().print(made)
 
 
-def tell_files(output: Path, interrupted: bool, complete: bool) -> None:
-    """Say where the result is; raises typer.Exit with code 130 after an interrupt."""
+def print_rows(result: dict[str, Any]) -> None:
+    """The table of `small_vs_large`."""
+    made = table(
+        "difficulty", "model", "strategy", "FLOPs", "share", "accuracy", "95% interval", "against large greedy"
+    )
+    for column in made.columns[3:]:
+        column.justify = "right"
+    last = None
+    for row in result["rows"]:
+        where = "all" if row["difficulty"] is None else f"{row['difficulty']:g}"
+        where = where if len(result["config"]["suites"]) == 1 else f"{row['suite']}, {where}"
+        accuracy, gain = row["accuracy"], row["gain"]
+        made.add_row(
+            "" if where == last else where,
+            row["model"],
+            _name((row["strategy"], row["verifier"])),
+            f"{row['flops']:.3g}",
+            f"{row['share']:.2f}",
+            f"{accuracy['value']:.1%}",
+            f"{accuracy['low']:.1%} to {accuracy['high']:.1%}",
+            "" if gain is None else _signed(gain),
+        )
+        last = where
+    out().print(made)
+    n = result["rows"][0]["accuracy"]["n"]
+    told = "FLOPs are means a problem; share: of what the large model's greedy line takes"
+    out().print(Text(f"n = {n} problems in every row of a difficulty; {told}.", style="dim"))
+
+
+def tell_files(output: Path, complete: bool) -> None:
+    """Say where the result is; raises typer.Exit with code 130 where it is not complete."""
     pictures = sorted(output.parent.glob(f"{output.stem}*.png"))
     err().print(Text(", ".join(map(str, [output, *pictures])), style="dim"), soft_wrap=True)
-    if interrupted and not complete:
+    if not complete:
         err().print(Text("stopped early: the same command goes on from here", style="yellow"), soft_wrap=True)
         raise typer.Exit(INTERRUPTED)
+
+
+def _signed(gain: dict[str, Any]) -> str:
+    return f"{gain['value']:+.1%} ({gain['low']:+.1%} to {gain['high']:+.1%})"
 
 
 def _name(curve: Sequence[str | None]) -> str:

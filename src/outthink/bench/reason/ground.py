@@ -17,10 +17,9 @@ from typing import Any
 import outthink
 from outthink.bench.reason.journal import Journal
 from outthink.bench.reason.plan import Cell, GroundConfig, Progress, cells_of, check_budgets, draw_groups
-from outthink.bench.reason.run import Ground, Stop, fingerprint, jobs_of
+from outthink.bench.reason.run import Ground, Stop, StoppedError, fingerprint, jobs_of
 from outthink.bench.reason.scale import scale_of
 from outthink.bench.reason.summary import best_of, points_of, tabulate
-from outthink.core.errors import UserError
 from outthink.lm.model import Model
 from outthink.reason import STRATEGIES
 
@@ -91,10 +90,7 @@ def report(
     """The result as plain JSON values: what was run, on what, and every figure."""
     table = tabulate(cells, journal.records.values())
     if not any(table.values()):
-        raise UserError(
-            f"Not one problem was answered in every cell before the run was stopped ({len(journal.records):,} answers "
-            f"are kept in {journal.path}): the same command goes on from there."
-        )
+        raise StoppedError(f"Stopped before any problem was answered in every cell: {kept(journal)}")
     return {
         "what": "accuracy of strategies at equal budgets",
         "command": " ".join(["outthink", *sys.argv[1:]]),
@@ -108,6 +104,11 @@ def report(
         "points": [point.to_json() for point in points_of(table, progress)],
         "best": [asdict(best) for best in best_of(table)],
     }
+
+
+def kept(journal: Journal) -> str:
+    """What is left of a run that was stopped, in words."""
+    return f"{len(journal.records):,} answers are kept in {journal.path}, and the same command goes on from there."
 
 
 def write(result: dict[str, Any], out: Path) -> list[Path]:

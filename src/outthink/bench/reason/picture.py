@@ -67,7 +67,7 @@ def _curves(points: Sequence[dict[str, Any]]) -> list[Curve]:
 
 
 def _overall(result: dict[str, Any], path: Path) -> Path:
-    plt = _pyplot()
+    plt = pyplot()
     points = [point for point in result["points"] if point["scope"] == OVERALL]
     styles, models = Styles(_curves(points)), list(result["models"])
     rows = len(_curves(points))
@@ -87,7 +87,7 @@ def _overall(result: dict[str, Any], path: Path) -> Path:
 
 
 def _multiples(result: dict[str, Any], model: str, scopes: Sequence[str], path: Path) -> Path:
-    plt = _pyplot()
+    plt = pyplot()
     points = [point for point in result["points"] if point["model"] == model]
     styles, columns = Styles(_curves(points)), min(5, len(scopes))
     rows = math.ceil(len(scopes) / columns)
@@ -126,11 +126,11 @@ def _panel(axis: Any, result: dict[str, Any], points: Sequence[dict[str, Any]], 
             shifted = [cost * shift for cost in costs]
             axis.errorbar(shifted, values, yerr=[below, above], fmt="none", ecolor=colour, alpha=0.3, lw=0.8, zorder=2)
     axis.set(xscale="log", ylim=(0, 1.02))
-    _round_ticks(axis.xaxis)
+    round_ticks(axis.xaxis)
     axis.grid(alpha=0.25)
 
 
-def _round_ticks(axis: Any) -> None:
+def round_ticks(axis: Any) -> None:
     """Ticks at 1, 2 and 5 times powers of ten, with k, M, G for thousands, millions, billions."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
@@ -176,7 +176,8 @@ def _beside(out: Path, name: str, model: str | None) -> Path:
     return out.with_name("-".join([out.stem, name, *([model] if model else [])]).replace("/", "_") + ".png")
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """Matplotlib without a display."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -9,6 +9,7 @@ from typing import Any
 from outthink.bench.reason.scale import scale_of, strategies_named
 from outthink.core.budget import Budget
 from outthink.core.errors import UserError
+from outthink.core.sampling import Sampling
 from outthink.tasks.problem import Problem, check_difficulty
 from outthink.tasks.suites import get_suite
 
@@ -32,18 +33,13 @@ class ModelSource:
         return cls(label.strip(), (source or label).strip())
 
 
-@dataclass(frozen=True)
-class GroundConfig:
-    """``num_problems`` fresh problems of the test split of every suite at every difficulty (0..1; without any: over
-    the suite's whole range), each answered by every strategy with every verifier that it can use, on every budget.
-
-    Lines are drawn at ``temperature``; all strategies have the same random numbers for the same problem.
+@dataclass(frozen=True, kw_only=True)
+class Problems:
+    """``num_problems`` fresh problems of the test split of every suite at every difficulty (0..1; without any: over the
+    suite's whole range), answered with lines drawn at ``temperature``. Of one problem all strategies have the same
+    random numbers.
     """
 
-    models: tuple[ModelSource, ...]
-    strategies: tuple[str, ...]
-    budgets: tuple[Budget, ...]
-    verifiers: tuple[str, ...] = ()
     suites: tuple[str, ...] = ("outthink-core",)
     difficulties: tuple[float, ...] = ()
     num_problems: int = 100
@@ -51,15 +47,31 @@ class GroundConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.models or len({model.label for model in self.models}) < len(self.models):
-            raise UserError("Name one model or more, each under a label of its own (LABEL=SOURCE).")
         if self.num_problems < 1:
             raise UserError(f"{self.num_problems} problems: there must be at least 1.")
-        check_budgets(self.budgets)
+        for name, values in (("suite", self.suites), ("difficulty", self.difficulties)):
+            if len(set(values)) < len(values):
+                raise UserError(f"A {name} is named twice: {', '.join(map(str, values))}.")
         for difficulty in self.difficulties:
             check_difficulty(difficulty)
         for suite in self.suites:
             get_suite(suite)
+        Sampling(temperature=self.temperature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundConfig(Problems):
+    """Every strategy with every verifier that it can use, for every model, on every budget."""
+
+    models: tuple[ModelSource, ...]
+    strategies: tuple[str, ...]
+    budgets: tuple[Budget, ...]
+    verifiers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_labels(self.models)
+        check_budgets(self.budgets)
 
     def to_json(self) -> dict[str, Any]:
         """All fields as plain JSON values."""
@@ -82,13 +94,19 @@ class Cell:
         return self.model, self.strategy, self.verifier, str(self.budget)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """The problems of one suite at one difficulty (None: over its whole range)."""
 
     suite: str
     difficulty: float | None
     problems: tuple[Problem, ...]
+
+
+def check_labels(models: Sequence[ModelSource]) -> None:
+    """Raise UserError where there are no models, or two under one label."""
+    if not models or len({model.label for model in models}) < len(models):
+        raise UserError("Name one model or more, each under a label of its own (LABEL=SOURCE).")
 
 
 def check_budgets(budgets: Sequence[Budget]) -> str:
@@ -120,7 +138,7 @@ def cells_of(model: str, strategies: Sequence[str], verifiers: Sequence[str], bu
     ]
 
 
-def draw_groups(config: GroundConfig, progress: Progress = lambda *_: None) -> list[Group]:
+def draw_groups(config: Problems, progress: Progress = lambda *_: None) -> list[Group]:
     """The problems of every group; of equal configurations the same, and of a larger number the first ones the same."""
     groups: list[Group] = []
     total = len(config.suites) * max(1, len(config.difficulties)) * config.num_problems
@@ -137,6 +155,6 @@ def draw_groups(config: GroundConfig, progress: Progress = lambda *_: None) -> l
     return groups
 
 
-def _kinds(config: GroundConfig) -> Iterator[tuple[str, float | None]]:
+def _kinds(config: Problems) -> Iterator[tuple[str, float | None]]:
     for suite in config.suites:
         yield from ((suite, difficulty) for difficulty in (config.difficulties or (None,)))

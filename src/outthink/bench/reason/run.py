@@ -9,10 +9,10 @@ from typing import Any
 
 from outthink.bench.reason.journal import Journal, Record
 from outthink.bench.reason.pages import PageMeter
-from outthink.bench.reason.plan import Cell, GroundConfig, Group, Progress
+from outthink.bench.reason.plan import Cell, Group, Problems, Progress
 from outthink.bench.reason.scale import UNKNOWN_TOKENS, Room, scale_of
 from outthink.core.budget import Budget, Ledger
-from outthink.core.errors import PromptError, UserError
+from outthink.core.errors import OutthinkError, PromptError, UserError
 from outthink.core.posterior import Posterior
 from outthink.core.question import Question
 from outthink.core.rng import mix
@@ -45,6 +45,10 @@ class Job:
     def key(self) -> tuple[Any, ...]:
         """The key of its record."""
         return (*self.cell.key, self.group.suite, self.group.difficulty, self.number)
+
+
+class StoppedError(OutthinkError):
+    """The work was stopped before there was anything to report; what was answered is kept."""
 
 
 class Stop:
@@ -82,7 +86,7 @@ def jobs_of(cells: Sequence[Cell], groups: Sequence[Group]) -> Iterator[Job]:
 class Ground:
     """One model under measurement, its verifiers made once and its pages watched."""
 
-    def __init__(self, model: Model, label: str, groups: Sequence[Group], config: GroundConfig) -> None:
+    def __init__(self, model: Model, label: str, groups: Sequence[Group], config: Problems) -> None:
         self.model, self.label, self.config = model, label, config
         self._chat = model.loaded.tokenizer.chat_template is not None
         self._meter = PageMeter(model.engine)

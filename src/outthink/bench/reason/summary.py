@@ -185,20 +185,20 @@ def _point(scope: str, cell: Cell, records: Sequence[Record], baseline: Sequence
         scope,
         *cell.key,
         accuracy=proportion(right),
-        gain=None if baseline is None else _difference(tuple(right), tuple(baseline)),
-        answered=_mean(record.answer is not None for record in records),
-        tokens=_mean(record.tokens for record in records),
-        flops=_mean(record.flops for record in records),
-        seconds=_mean(record.seconds for record in records),
-        verifier_calls=_mean(record.verifier_calls for record in records),
-        pages=_mean(record.pages for record in records),
+        gain=None if baseline is None else exact_difference(tuple(right), tuple(baseline)),
+        answered=mean_of(record.answer is not None for record in records),
+        tokens=mean_of(record.tokens for record in records),
+        flops=mean_of(record.flops for record in records),
+        seconds=mean_of(record.seconds for record in records),
+        verifier_calls=mean_of(record.verifier_calls for record in records),
+        pages=mean_of(record.pages for record in records),
         most_pages=max(record.pages for record in records),
-        attempts=_mean(record.attempts for record in records),
+        attempts=mean_of(record.attempts for record in records),
         most_over=max(record.over for record in records),
     )
 
 
-def _difference(a: tuple[bool, ...], b: tuple[bool, ...]) -> Estimate:
+def exact_difference(a: tuple[bool, ...], b: tuple[bool, ...]) -> Estimate:
     wins = sum(x and not y for x, y in zip(a, b, strict=True))
     return _exact_difference(wins, sum(y and not x for x, y in zip(a, b, strict=True)), len(a))
 
@@ -211,7 +211,7 @@ def _exact_difference(wins: int, losses: int, n: int) -> Estimate:
     return paired_difference(a, b)
 
 
-def _mean(values: Iterable[float]) -> float:
+def mean_of(values: Iterable[float]) -> float:
     found = list(values)
     return math.fsum(found) / len(found)
 
