@@ -9,6 +9,9 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from outthink.cli import bench_models
+from outthink.cli.bench_engine import engine
+from outthink.cli.bench_reason import reason, small_vs_large
 from outthink.cli.console import err, out, output_file, print_json, table
 from outthink.cli.options import (
     BackendOption,
@@ -31,6 +34,11 @@ app = typer.Typer(no_args_is_help=True, help="Measure, and write what was measur
 @app.callback()
 def bench() -> None:
     """Measure, and write what was measured as JSON and as a picture."""
+
+
+app.command()(engine)
+app.command()(reason)
+app.command()(small_vs_large)
 
 
 @app.command()
@@ -73,6 +81,11 @@ def scaling(
         print_json(result)
     else:
         _print(result, output)
+
+
+app.command()(bench_models.coverage)
+app.command()(bench_models.sizes)
+app.command()(bench_models.drafts)
 
 
 def _run(model: Model, config: ScalingConfig, output: Path) -> dict[str, Any]:

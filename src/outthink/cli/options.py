@@ -14,6 +14,7 @@ from outthink.core.errors import CheckpointError, UserError
 
 if TYPE_CHECKING:
     from outthink.lm.model import Model
+    from outthink.scheduling import Limits
 
 ModelOption = Annotated[
     str | None,
@@ -29,7 +30,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout and not
 SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]
 
 
-def open_model(source: str | None, device: str, dtype: str, backend: str = "auto") -> Model:
+def open_model(
+    source: str | None, device: str, dtype: str, backend: str = "auto", limits: Limits | None = None
+) -> Model:
     """Load a model and start its engine, with a spinner on the terminal; raises what `outthink.load` raises.
 
     What loading warns of is told on stderr, a line each.
@@ -43,7 +46,7 @@ def open_model(source: str | None, device: str, dtype: str, backend: str = "auto
                 "No model is bundled with this installation: name one with --model, a directory in the Hugging Face "
                 "format or a hub id."
             )
-        loaded = load(source, device=device, dtype=dtype, backend=backend)
+        loaded = load(source, device=device, dtype=dtype, backend=backend, limits=limits)
     for message in dict.fromkeys(str(warning.message) for warning in warned if warning.category is UserWarning):
         err().print(Text(f"note: {message}", style="yellow"), soft_wrap=True)
     return loaded
