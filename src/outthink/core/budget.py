@@ -96,7 +96,9 @@ class Bill:
     """What was spent. Each position of a tree is counted once, however often the engine had to recompute it.
 
     ``prefilled``: prompt positions computed; ``cached``: prompt positions found in the cache; ``decoded``: tokens
-    sampled; ``flops``: of those positions, multiply-add = 2; ``seconds``: wall time.
+    sampled; ``flops``: of those positions, multiply-add = 2; ``seconds``: wall time. ``verifier_tokens`` and
+    ``verifier_flops``: how much of the tokens and FLOPs went into judging lines rather than writing them.
+    ``estimated``: how many of the tokens were counted or guessed by us because a server did not report them.
     """
 
     prefilled: int = 0
@@ -106,6 +108,9 @@ class Bill:
     seconds: float = 0.0
     verifier_calls: int = 0
     tool_calls: int = 0
+    verifier_tokens: int = 0
+    verifier_flops: int = 0
+    estimated: int = 0
 
     @property
     def tokens(self) -> int:
@@ -117,6 +122,9 @@ class Bill:
 
     def __str__(self) -> str:
         calls = f", {self.verifier_calls} verifier calls" if self.verifier_calls else ""
+        if self.verifier_tokens:
+            calls += f" ({self.verifier_tokens:,} of the tokens, {self.verifier_flops:.3g} of the FLOPs)"
+        calls += f", {self.estimated:,} of the tokens estimated" if self.estimated else ""
         return (
             f"{self.tokens:,} tokens ({self.prefilled:,} prefilled, {self.decoded:,} decoded; {self.cached:,} cached), "
             f"{self.flops:.3g} FLOPs, {self.seconds:.2f} s{calls}"
@@ -136,9 +144,10 @@ class Ledger:
         *,
         clock: Callable[[], float] = time.monotonic,
         parent: Ledger | None = None,
+        verifying: bool = False,
     ) -> None:
         self.budget = budget or Budget()
-        self._clock, self._parent = clock, parent
+        self._clock, self._parent, self._verifying = clock, parent, verifying
         self._started = clock()
         self._bill = Bill()
         self._lock = threading.Lock()
@@ -153,8 +162,13 @@ class Ledger:
         flops: int = 0,
         verifier_calls: int = 0,
         tool_calls: int = 0,
+        verifier_tokens: int = 0,
+        verifier_flops: int = 0,
+        estimated: int = 0,
     ) -> None:
         """Add to the bill, here and in every parent."""
+        if self._verifying:
+            verifier_tokens, verifier_flops = prefilled + decoded, flops
         with self._lock:
             bill = self._bill
             self._bill = replace(
@@ -165,6 +179,9 @@ class Ledger:
                 flops=bill.flops + flops,
                 verifier_calls=bill.verifier_calls + verifier_calls,
                 tool_calls=bill.tool_calls + tool_calls,
+                verifier_tokens=bill.verifier_tokens + verifier_tokens,
+                verifier_flops=bill.verifier_flops + verifier_flops,
+                estimated=bill.estimated + estimated,
             )
         if self._parent is not None:
             self._parent.charge(
@@ -174,6 +191,9 @@ class Ledger:
                 flops=flops,
                 verifier_calls=verifier_calls,
                 tool_calls=tool_calls,
+                verifier_tokens=verifier_tokens,
+                verifier_flops=verifier_flops,
+                estimated=estimated,
             )
 
     def cancel(self) -> None:
@@ -233,3 +253,7 @@ class Ledger:
     def slice(self, budget: Budget) -> Ledger:
         """A ledger for part of the work, bounded by ``budget`` and by what is left here."""
         return Ledger(budget, clock=self._clock, parent=self)
+
+    def for_verifier(self) -> Ledger:
+        """A ledger on the same budget that notes all it is charged as spent on verifying."""
+        return Ledger(clock=self._clock, parent=self, verifying=True)

@@ -43,7 +43,7 @@ class CapabilityError(UserError):
 
 
 class EngineError(OutthinkError):
-    """The engine stopped: the cause is chained, and every request that was in flight gets this error."""
+    """The engine stopped, and every request in flight gets this error; or it could not compute this one request."""
 
 
 class UnknownNameError(UserError):

@@ -57,7 +57,7 @@ def payer(sequence: Sequence) -> Task:
     """Whom the positions of a sequence are computed for: of several waiting tasks, the first."""
     if sequence.generation is not None and sequence.generation.finish is None:
         return sequence.generation.extend
-    return sequence.scoring if sequence.scoring is not None else sequence.tasks[0]
+    return sequence.reading if sequence.reading is not None else sequence.tasks[0]
 
 
 def bill(slices: Iterable[Slice[Sequence]], costs: Costs, stats: Stats) -> None:
@@ -88,6 +88,6 @@ def bill(slices: Iterable[Slice[Sequence]], costs: Costs, stats: Stats) -> None:
 def _rows(piece: Slice[Sequence]) -> int:
     """How many rows of logits a slice is computed for."""
     sequence, end = piece.sequence, piece.start + piece.count
-    if sequence.scoring is not None:
+    if sequence.reading is not None:
         return max(0, end - max(piece.start, sequence.reusable))
     return int(end == len(sequence.tokens))

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from outthink.core.errors import EngineError
 from outthink.engine.billing import Costs, Purse, Stats, bill
 from outthink.engine.pack import pack, page_copies
-from outthink.engine.sampler import Row, log_softmax, sample
-from outthink.engine.sequence import Extend, Generation, Score, Sequence, Task
+from outthink.engine.sampler import Row, sample
+from outthink.engine.sequence import Extend, Generation, Judge, Reading, Sequence, Task
 from outthink.kernels.step import Backend
 from outthink.kv import PagedCache
 from outthink.scheduling import Limits, Scheduler, Slice
@@ -49,7 +49,7 @@ class Engine:
         self.scheduler: Scheduler[Sequence] = Scheduler(self.cache, limits or Limits())
         self.stats = Stats()
         self._inbox: deque[Callable[[], None]] = deque()
-        self._ready: list[Extend | Score] = []
+        self._ready: list[Extend | Reading] = []
         self._tasks: dict[Task, None] = {}
         self._roots: dict[tuple[str, tuple[int, ...]], Sequence] = {}
         self._arrivals = itertools.count()
@@ -69,11 +69,11 @@ class Engine:
             if (copies := page_copies(slices)) is not None:
                 self.backend.copy_pages(*copies)
             logits = self.backend.run(batch)
-            if not np.isfinite(logits).all():
-                raise EngineError("the model computed logits that are no numbers; its weights are damaged")
             bill(slices, self.costs, self.stats)
-            self.scheduler.commit(slices)
-            draws = self._settle_slices(slices, logits, first_rows)
+            self._fail_damaged(slices, logits, batch.logit_rows)
+            sound = [(piece, row) for piece, row in zip(slices, first_rows, strict=True) if piece.sequence.lease]
+            self.scheduler.commit(piece for piece, _ in sound)
+            draws = self._settle_slices(sound, logits)
         else:
             draws = []
         draws += self._start_ready()
@@ -90,6 +90,16 @@ class Engine:
     @property
     def has_inbox(self) -> bool:
         return bool(self._inbox)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the engine has stopped for good."""
+        return self._broken is not None
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the engine has stopped for good; None while it goes on."""
+        return self._broken
 
     @property
     def busy(self) -> bool:
@@ -114,7 +124,7 @@ class Engine:
         self.scheduler.rest(child)
         return child
 
-    def start(self, task: Extend | Score) -> None:
+    def start(self, task: Extend | Reading) -> None:
         """Begin a task; it ends in ``task.done`` or ``task.failed``, or in `cancel`."""
         if self._broken is not None:
             task.failed(self._broken)
@@ -156,10 +166,7 @@ class Engine:
         """End every task with ``error`` and refuse new ones: the state of the backend is no longer known."""
         self._broken = error
         for task in list(self._tasks):
-            self._end(task)
-            task.failed(error)
-            for sequence in _grown(task):
-                self.close(sequence)
+            self._fail_task(task, error)
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless every page is accounted for and reachable."""
@@ -183,13 +190,13 @@ class Engine:
                 self._cut(task, "budget")
 
     def _price(self, task: Task) -> int:
-        """Tokens that a task must be able to pay before its first draw: one, and its parent's unbilled positions if it
-        is the one to pay for them."""
-        parent = task.parent
+        """Tokens that a task must be able to pay before its first draw: one, or what a reading needs at least, and its
+        parent's unbilled positions if it is the one to pay for them."""
+        parent, own = task.parent, task.price if isinstance(task, Reading) else 1
         if parent.tasks[0] is not task:
-            return 1
+            return own
         known = parent.lease.length if parent.lease else self.cache.peek(parent.tokens, parent.namespace)
-        return len(parent.tokens) - max(parent.progress[0], known) + 1
+        return len(parent.tokens) - max(parent.progress[0], known) + own
 
     def _cut(self, task: Task, reason: str) -> None:
         """End a task with what it has so far."""
@@ -200,26 +207,49 @@ class Engine:
                     self._finish(child, reason)
             while not task.over and len(task.children) < len(task.keys):
                 self._finish(self._new_child(task), reason)
-        elif isinstance(task, Score):
-            self._end(task)
-            if task.sequence is not None:
-                self.close(task.sequence)
-            task.done(task.log_probs)
+        elif isinstance(task, Reading):
+            self._end_reading(task)
+
+    def _fail_damaged(
+        self, slices: list[Slice[Sequence]], logits: NDArray[np.float32], rows: NDArray[np.int32]
+    ) -> None:
+        """Fail the tasks of sequences whose logits are not finite, and let go of what was computed for them."""
+        damaged = set(rows[~np.isfinite(logits).all(axis=1)].tolist())
+        first = 0
+        for piece in slices if damaged else ():
+            found = damaged.intersection(range(first, first + piece.count))
+            sequence, position = piece.sequence, piece.start + min(found, default=first) - first
+            first += piece.count
+            if not found or sequence.lease is None:  # closed with a sibling that was damaged too
+                continue
+            error = EngineError(
+                f"The model computed logits that are not finite at position {position}, after token "
+                f"{sequence.tokens[position]}: its weights are damaged, or their number format is too narrow. Only this "
+                "request was ended."
+            )
+            generation, reading = sequence.generation, sequence.reading
+            for task in list(sequence.tasks):
+                self._fail_task(task, error)
+            if reading is not None:
+                self._fail_task(reading, error)
+            elif generation is not None and generation.finish is None:
+                self._fail_task(generation.extend, error)
+            self.scheduler.drop(sequence)
 
     def _settle_slices(
-        self, slices: Iterable[Slice[Sequence]], logits: NDArray[np.float32], first_rows: list[int]
+        self, slices: Iterable[tuple[Slice[Sequence], int]], logits: NDArray[np.float32]
     ) -> list[tuple[Sequence, NDArray[np.float32]]]:
-        """Hand each complete sequence its logits; returns the draws to be made."""
+        """Hand each complete sequence its logits, from the given row on; returns the draws to be made."""
         draws = []
-        for piece, row in zip(slices, first_rows, strict=True):
+        for piece, row in slices:
             sequence = piece.sequence
-            if sequence.scoring is not None:
-                self._settle_score(sequence.scoring, piece, logits[row : row + piece.count])
+            if sequence.reading is not None:
+                self._settle_reading(sequence.reading, piece, logits[row : row + piece.count])
             elif pending(sequence) == 0 and sequence.generation is not None and sequence.generation.finish is None:
                 draws.append((sequence, logits[row]))
             elif pending(sequence) == 0:
                 sequence.tail_logits = logits[row].copy()
-                self._ready += [task for task in sequence.tasks if isinstance(task, Extend | Score)]
+                self._ready += [task for task in sequence.tasks if isinstance(task, Extend | Reading)]
                 sequence.tasks = []
                 self.scheduler.rest(sequence)
         return draws
@@ -240,6 +270,7 @@ class Engine:
             logits = task.parent.tail_logits
             assert logits is not None  # kept for as long as the parent is open
             task.ledger.charge(cached=task.prompt.unpaid)  # what others computed
+            self.stats.cached += task.prompt.unpaid
             task.prompt.unpaid = 0
             if isinstance(task, Extend):
                 born = min(room, len(task.keys) - len(task.children))
@@ -248,7 +279,7 @@ class Engine:
                 if len(task.children) < len(task.keys):
                     self._ready.append(task)
             else:
-                self._start_score(task, logits)
+                self._start_reading(task, logits)
         return draws
 
     def _settle_draws(self, draws: list[tuple[Sequence, NDArray[np.float32]]]) -> None:
@@ -313,26 +344,44 @@ class Engine:
         if text and (on_token := generation.extend.on_token) is not None:
             on_token(generation.index, text)
 
-    def _start_score(self, task: Score, logits: NDArray[np.float32]) -> None:
-        task.log_probs.append(float(log_softmax(logits.astype(np.float64))[task.tokens[0]]))
-        if len(task.tokens) == 1:
-            self._end(task)
-            task.done(task.log_probs)
+    def _start_reading(self, task: Reading, logits: NDArray[np.float32]) -> None:
+        if task.ledger.tokens_left < task.price:
+            self._cut(task, "budget")
             return
-        task.sequence = self.open_child(task.parent, task.tokens[:-1])
-        task.sequence.scoring = task
+        following = task.begin(logits)
+        if task.complete:
+            self._end_reading(task)
+            return
+        task.sequence = self.open_child(task.parent, following)
+        task.sequence.reading = task
         self.scheduler.add(task.sequence)
 
-    def _settle_score(self, task: Score, piece: Slice[Sequence], logits: NDArray[np.float32]) -> None:
-        first = len(task.parent.tokens)
-        laws = log_softmax(logits.astype(np.float64))
-        for row, position in enumerate(range(piece.start, piece.start + piece.count)):
-            if position - first + 1 == len(task.log_probs):  # not one that was computed before a preemption
-                task.log_probs.append(float(laws[row, task.tokens[position - first + 1]]))
-        if len(task.log_probs) == len(task.tokens):
+    def _settle_reading(self, task: Reading, piece: Slice[Sequence], logits: NDArray[np.float32]) -> None:
+        task.take(logits[max(0, task.next_row - piece.start) :])  # but for rows computed before a preemption
+        if task.complete:
+            piece.sequence.tail_logits = logits[-1].copy()
+            self._end_reading(task)
+
+    def _end_reading(self, task: Reading) -> None:
+        """Hand over what was read; the sequence of a complete judgement with it, any other is closed."""
+        self._end(task)
+        sequence = task.sequence
+        if sequence is not None:
+            sequence.reading = None
+            if isinstance(task, Judge) and task.complete:
+                self.scheduler.rest(sequence)
+            else:
+                self.close(sequence)
+                sequence = None
+        task.done((task.read, sequence) if isinstance(task, Judge) else task.read)
+
+    def _fail_task(self, task: Task, error: BaseException) -> None:
+        """End a task with ``error`` and drop what it grew."""
+        if not task.over:
             self._end(task)
-            self.close(piece.sequence)
-            task.done(task.log_probs)
+            task.failed(error)
+            for sequence in _grown(task):
+                self.close(sequence)
 
     def _leave_parent(self, task: Task) -> None:
         parent = task.parent
@@ -355,7 +404,7 @@ def _generation(sequence: Sequence) -> Generation:
 def _grown(task: Task) -> list[Sequence]:
     if isinstance(task, Extend):
         return list(task.children)
-    return [task.sequence] if isinstance(task, Score) and task.sequence is not None else []
+    return [task.sequence] if isinstance(task, Reading) and task.sequence is not None else []
 
 
 def _row(sequence: Sequence) -> Row:

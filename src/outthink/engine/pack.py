@@ -15,7 +15,7 @@ from outthink.scheduling.scheduler import pending
 def pack(slices: Seq[Slice[Sequence]]) -> tuple[StepBatch, list[int]]:
     """The batch of these slices, and for each slice the index of its first row of logits.
 
-    A slice that completes its sequence wants the logits of its last position; one that is being scored wants those of
+    A slice that completes its sequence wants the logits of its last position; one that is being read wants those of
     all its positions; other slices want none.
     """
     tokens, positions, logit_rows, first_rows = [], [], [], []
@@ -30,7 +30,7 @@ def pack(slices: Seq[Slice[Sequence]]) -> tuple[StepBatch, list[int]]:
         pages = _lease(piece).pages
         tables[s, : len(pages)] = pages
         first_rows.append(len(logit_rows))
-        if sequence.scoring is not None:
+        if sequence.reading is not None:
             logit_rows.extend(range(starts[s], starts[s + 1]))
         elif piece.count == pending(sequence):
             logit_rows.append(starts[s + 1] - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from outthink.core.budget import Ledger
 from outthink.core.sampling import Sampling, Until
+from outthink.engine.sampler import log_softmax
 from outthink.kv import Lease
 
 
@@ -25,6 +27,7 @@ class Sequence:
     them charges nobody; see `progress`. ``parent``: the sequence that this one continues. ``handles``: how many hold
     the sequence open; ``root_key``: under what it is shared.
     ``tail_logits`` [V]: the model's logits after the last token, kept once computed. ``tasks``: what waits for them.
+    ``reading``: the task that wants logits after all its last tokens.
     """
 
     tokens: list[int]
@@ -39,13 +42,13 @@ class Sequence:
     tail_logits: NDArray[np.float32] | None = None
     tasks: list[Task] = field(default_factory=list)
     generation: Generation | None = None
-    scoring: Score | None = None
+    reading: Reading | None = None
 
     @property
     def reusable(self) -> int:
         """How many leading positions may be found in the cache: those after them must yield logits."""
-        if self.scoring is not None:
-            return len(self.scoring.parent.tokens) + len(self.scoring.log_probs) - 1
+        if self.reading is not None:
+            return self.reading.next_row
         return len(self.tokens) - 1
 
     @property
@@ -109,12 +112,88 @@ class Extend(Task):
 
 
 @dataclass(eq=False)
-class Score(Task):
-    """Log-probabilities of ``tokens`` after the parent. ``done`` gets the list of them."""
+class Reading(Task, ABC):
+    """What is read from the logits after each of some given ``tokens`` that follow the parent.
+
+    ``read``: one number for each token so far, in order. ``sequence`` continues the parent while it is computed.
+    """
 
     tokens: Tokens[int] = ()
-    log_probs: list[float] = field(default_factory=list)
+    read: list[float] = field(default_factory=list)
     sequence: Sequence | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is a number for every token."""
+        return len(self.read) == len(self.tokens)
+
+    @property
+    @abstractmethod
+    def price(self) -> int:
+        """How many tokens must be there to pay for it before it is begun."""
+
+    @property
+    @abstractmethod
+    def next_row(self) -> int:
+        """The first position whose logits are still wanted."""
+
+    @abstractmethod
+    def begin(self, logits: NDArray[np.float32]) -> Tokens[int]:
+        """Take in the parent's last logits [V]; returns the tokens whose logits are wanted besides."""
+
+    @abstractmethod
+    def take(self, logits: NDArray[np.float32]) -> None:
+        """Take in logits [n, V] from position ``next_row`` on."""
+
+
+@dataclass(eq=False)
+class Score(Reading):
+    """Log-probabilities of ``tokens`` after the parent. ``done`` gets the list of them; fewer where it was cut."""
+
+    @property
+    def price(self) -> int:
+        """See `Reading`."""
+        return 1
+
+    @property
+    def next_row(self) -> int:
+        """See `Reading`."""
+        return len(self.parent.tokens) + len(self.read) - 1
+
+    def begin(self, logits: NDArray[np.float32]) -> Tokens[int]:
+        """See `Reading`."""
+        self.take(logits[None])
+        return self.tokens[:-1]
+
+    def take(self, logits: NDArray[np.float32]) -> None:
+        """See `Reading`."""
+        for law in log_softmax(logits.astype(np.float64)):
+            self.read.append(float(law[self.tokens[len(self.read)]]))
+
+
+@dataclass(eq=False)
+class Judge(Reading):
+    """A reward model's logit after each of ``tokens``. ``done`` gets the list of them and the sequence, which stays
+    open for what follows; fewer of them and None where it was cut.
+    """
+
+    @property
+    def price(self) -> int:
+        """See `Reading`. A line of which only a part could be paid would be judged for nothing."""
+        return len(self.tokens)
+
+    @property
+    def next_row(self) -> int:
+        """See `Reading`."""
+        return len(self.parent.tokens) + len(self.read)
+
+    def begin(self, logits: NDArray[np.float32]) -> Tokens[int]:
+        """See `Reading`."""
+        return self.tokens
+
+    def take(self, logits: NDArray[np.float32]) -> None:
+        """See `Reading`."""
+        self.read += logits[:, 0].tolist()
 
 
 @dataclass(eq=False, slots=True)

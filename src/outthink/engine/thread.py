@@ -1,24 +1,32 @@
-"""The one thread that steps an engine, and the way in for everyone else."""
+"""The one thread that steps an engine and those beside it, and the way in for everyone else."""
 
 from __future__ import annotations
 
 import atexit
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
+from typing import Any
 
 from outthink.core.errors import EngineError
 from outthink.engine.engine import Engine
 
 
-class EngineThread:
-    """Steps ``engine`` whenever there is something to do; sleeps otherwise. Holds no lock across a step.
+CLOSED = "The model was closed and takes no more requests; load it again."
 
-    A step that raises ends every request in flight with an EngineError and refuses new ones.
+
+class EngineThread:
+    """Steps ``engine``, and those added beside it in turn, whenever there is something to do; sleeps otherwise.
+
+    Holds no lock across a step. A step that raises ends every request in flight of its engine with an EngineError and
+    refuses new ones.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._engines = (engine,)
+        self._companions: dict[Hashable, Any] = {}
+        self._making = threading.Lock()
         self._wake = threading.Event()
         self._gate = threading.RLock()
         self._closing = self._stopped = False
@@ -26,17 +34,33 @@ class EngineThread:
         self._thread.start()
         atexit.register(self.close)
 
-    def submit(self, command: Callable[[], None]) -> None:
-        """Have ``command`` run on the stepping thread between two steps. Safe from any thread.
+    def submit(self, command: Callable[[], None], engine: Engine | None = None) -> None:
+        """Have ``command`` run on the stepping thread between two steps of ``engine``, by default the first. Safe from
+        any thread.
 
-        Once the engine has stopped it runs at once, and hears from the engine that it has.
+        Once the thread has stopped it runs at once, and hears from the engine that it has.
         """
         with self._gate:  # held to hand in a command, never across a step; so none is handed in after the last look
             if self._stopped:
                 command()
             else:
-                self.engine.submit(command)
+                (engine or self.engine).submit(command)
         self._wake.set()
+
+    def add(self, engine: Engine) -> None:
+        """Step ``engine`` too from now on, after those that are there. Its requests are its own, the thread is not."""
+        with self._gate:
+            if self._stopped:
+                engine.fail(EngineError(CLOSED))
+            else:
+                self._engines = (*self._engines, engine)
+
+    def companion(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What goes with this thread under ``key``, made by ``make`` when first asked for. Safe from any thread."""
+        with self._making:
+            if key not in self._companions:
+                self._companions[key] = make()
+            return self._companions[key]
 
     def call(self, command: Callable[[], object]) -> object:
         """Run ``command`` on the stepping thread, wait for it, and return or raise what it does."""
@@ -62,16 +86,23 @@ class EngineThread:
     def _run(self) -> None:
         while not self._closing:
             self._wake.clear()
-            try:
-                while self.engine.step() and not self._closing:
-                    pass
-            except BaseException as error:  # noqa: BLE001  whatever it is, those who wait must hear of it
-                failure = EngineError(f"The engine stopped: {type(error).__name__}: {error}")
-                failure.__cause__ = error
-                self.engine.fail(failure)
-            if not self.engine.has_inbox and not self._closing:
+            while any([_step(engine) for engine in self._engines]) and not self._closing:  # each of them, every turn
+                pass
+            if not self._closing:
                 self._wake.wait()
-        self.engine.fail(EngineError("The engine was closed."))
         with self._gate:
-            self.engine.step_inbox()
+            for engine in self._engines:
+                engine.fail(EngineError(CLOSED))
+                engine.step_inbox()
             self._stopped = True
+
+
+def _step(engine: Engine) -> bool:
+    """Step ``engine``; whether there may be more to do."""
+    try:
+        return engine.step()
+    except BaseException as error:  # noqa: BLE001  whatever it is, those who wait must hear of it
+        failure = EngineError(f"The engine stopped: {type(error).__name__}: {error}")
+        failure.__cause__ = error
+        engine.fail(failure)
+        return engine.has_inbox

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
+from copy import copy
 from typing import Any, SupportsIndex
 
 from outthink.core.budget import Ledger
-from outthink.core.errors import BranchClosedError, PromptError, SamplingError
+from outthink.core.errors import PromptError, SamplingError
 from outthink.core.question import Prompt
 from outthink.core.rng import mix
 from outthink.core.sampling import Sampling, Until
 from outthink.core.thought import Thought
 from outthink.engine.checks import check_options, check_prompt, check_tokens
 from outthink.engine.engine import Engine
-from outthink.engine.sequence import Extend, Score, Task
+from outthink.engine.sequence import Extend, Score
 from outthink.engine.sequence import Prompt as EnginePrompt
 from outthink.engine.sequence import Sequence as EngineSequence
 from outthink.engine.thread import EngineThread
 from outthink.lm.branch import BaseBranch
+from outthink.lm.handle import Handle, open_handle
 from outthink.lm.protocol import Branch, OnToken
-from outthink.lm.reply import Reply
 from outthink.models.tokenizer import Tokenizer
 
 
@@ -41,60 +41,38 @@ class LocalLM:
     ) -> None:
         self.name, self.ledger, self.sampling = name, ledger, sampling or Sampling()
         self.tree = tree or Thought()
-        self._thread, self._tokenizer, self._namespace = thread, tokenizer, namespace
+        self.thread, self.tokenizer, self._namespace = thread, tokenizer, namespace
 
     @property
     def engine(self) -> Engine:
-        return self._thread.engine
+        return self.thread.engine
 
     def with_sampling(self, sampling: Sampling) -> LocalLM:
         """The same model, ledger and tree with other default sampling."""
-        return LocalLM(
-            self._thread,
-            self._tokenizer,
-            self.ledger,
-            sampling,
-            name=self.name,
-            tree=self.tree,
-            namespace=self._namespace,
-        )
+        return self._with(sampling=sampling)
 
     def with_ledger(self, ledger: Ledger) -> LocalLM:
         """The same model, sampling and tree on another bill."""
-        return LocalLM(
-            self._thread,
-            self._tokenizer,
-            ledger,
-            self.sampling,
-            name=self.name,
-            tree=self.tree,
-            namespace=self._namespace,
-        )
+        return self._with(ledger=ledger)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt, the begin token included where the tokenizer or template has one."""
-        if isinstance(prompt, str):
-            return self._tokenizer.encode(prompt, add_special_tokens=True)
-        if all(isinstance(item, int) for item in prompt):
-            return [int(item) for item in prompt]  # type: ignore[arg-type]
-        messages: list[Any] = list(prompt)
-        return self._tokenizer.encode(self._tokenizer.render_chat(messages), add_special_tokens=False)
+        return encode_prompt(self.tokenizer, prompt)
 
     async def root(self, prompt: Prompt) -> LocalBranch:
-        """See `LM.root`."""
+        """See `LM.root`. Raises EngineError where the engine has stopped."""
         tokens = self.encode(prompt)
-        check_prompt(tokens, self.engine.max_positions, self._tokenizer.vocab_size)
-        sequence = await self._open(lambda: self.engine.open_root(tokens, self._namespace))
-        return LocalBranch(self, None, self.tree.child(), mix(0, 0), sequence, EnginePrompt(len(tokens), len(tokens)))
+        check_prompt(tokens, self.engine.max_positions, self.tokenizer.vocab_size)
+        handle = await self._open(lambda: self.engine.open_root(tokens, self._namespace))
+        return LocalBranch(self, None, self.tree.child(), mix(0, 0), handle, EnginePrompt(len(tokens), len(tokens)))
 
-    async def _open(self, make: Callable[[], EngineSequence]) -> EngineSequence:
-        """A sequence made on the stepping thread; closed again where nobody waits for it any more."""
-        reply = Reply[EngineSequence](lambda sequence: self._submit(lambda: self.engine.close(sequence)))
-        self._submit(lambda: reply.send(make()))
-        return await reply.wait()
+    async def _open(self, make: Callable[[], EngineSequence]) -> Handle:
+        return await open_handle(self.thread, self.engine, make)
 
-    def _submit(self, command: Callable[[], None]) -> None:
-        self._thread.submit(command)
+    def _with(self, **changes: Ledger | Sampling) -> LocalLM:
+        other = copy(self)
+        vars(other).update(changes)
+        return other
 
 
 class LocalBranch(BaseBranch):
@@ -106,12 +84,16 @@ class LocalBranch(BaseBranch):
         parent: LocalBranch | None,
         thought: Thought,
         key: int,
-        sequence: EngineSequence,
+        handle: Handle,
         prompt: EnginePrompt,
     ) -> None:
         super().__init__(parent, thought, key)
-        self._lm, self._sequence, self._prompt = lm, sequence, prompt
-        self._tasks: set[Task] = set()
+        self._lm, self._handle, self._prompt = lm, handle, prompt
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """See `Branch.tokenizer`."""
+        return self._lm.tokenizer
 
     async def extend(
         self,
@@ -127,23 +109,22 @@ class LocalBranch(BaseBranch):
         if n == 0:
             return []
         until, sampling = until or Until(), sampling or self._lm.sampling
-        check_options(sampling, until, self._lm._tokenizer.vocab_size)
+        check_options(sampling, until, self.tokenizer.vocab_size)
         keys, engine = self.next_keys(n), self._lm.engine
         thoughts = [self.thought.child() for _ in keys]  # filled in as the children end, so that progress can be seen
         try:
-            grown = await self._run(
-                lambda done, failed: Extend(
-                    self._sequence,
+            grown = await self._handle.run(
+                lambda sequence, ends: Extend(
+                    sequence,
                     self._lm.ledger,
-                    done,
-                    failed,
+                    *ends,
                     self._prompt,
                     keys=keys,
                     until=until,
                     sampling=sampling,
                     limit=engine.max_positions,
-                    on_token=None if on_token is None else _guarded(on_token, failed),
-                    on_end=lambda sequence: _record(thoughts, sequence),
+                    on_token=None if on_token is None else _guarded(on_token, ends[1]),
+                    on_end=lambda child: _record(thoughts, child),
                 )
             )
         except asyncio.CancelledError:
@@ -159,8 +140,8 @@ class LocalBranch(BaseBranch):
         if not tokens:
             return []
         self._check_room(tokens)
-        return await self._run(
-            lambda done, failed: Score(self._sequence, self._lm.ledger, done, failed, self._prompt, tokens=tokens)
+        return await self._handle.run(
+            lambda sequence, ends: Score(sequence, self._lm.ledger, *ends, self._prompt, tokens=tokens)
         )
 
     async def feed(self, text: str | Sequence[int]) -> LocalBranch:
@@ -169,10 +150,10 @@ class LocalBranch(BaseBranch):
         tokens, engine = self._tokens_of(text), self._lm.engine
         self._check_room(tokens)
         (key,) = self.next_keys(1)
-        sequence = await self._lm._open(lambda: engine.open_child(self._sequence, tokens))
-        child = LocalBranch(self._lm, self, self.thought.child(), key, sequence, self._prompt)
+        handle = await self._lm._open(lambda: engine.open_child(self._handle.sequence, tokens))
+        child = LocalBranch(self._lm, self, self.thought.child(), key, handle, self._prompt)
         child.tokens = tuple(tokens)
-        child.text = child.completion = self._lm._tokenizer.decode(tokens)
+        child.text = child.completion = self.tokenizer.decode(tokens)
         child.record()
         return child
 
@@ -180,44 +161,11 @@ class LocalBranch(BaseBranch):
         """See `Branch.close`."""
         if not self.closed:
             await super().close()
-            self._lm._submit(self._close_now)
-
-    def _close_now(self) -> None:
-        for task in list(self._tasks):
-            self._lm.engine.cancel(task)
-            task.failed(BranchClosedError("The branch was closed while it was being extended or scored."))
-        self._lm.engine.close(self._sequence)
-
-    async def _run(self, make: Callable[[Callable[..., None], Callable[[BaseException], None]], Extend | Score]) -> Any:
-        """Start a task on the engine and wait for its result; cancelling the wait cancels the task."""
-        engine, submit = self._lm.engine, self._lm._submit
-
-        def discard(_: Any) -> None:
-            if isinstance(task, Extend):
-                submit(partial(_close_all, engine, task.children))
-
-        def done(result: Any) -> None:
-            self._tasks.discard(task)
-            reply.send(result)
-
-        def failed(error: BaseException) -> None:
-            self._tasks.discard(task)
-            reply.fail(error)
-            submit(lambda: engine.cancel(task))
-
-        reply = Reply[Any](discard)
-        task = make(done, failed)
-        self._tasks.add(task)
-        submit(lambda: engine.start(task))
-        try:
-            return await reply.wait()
-        except asyncio.CancelledError:
-            self._tasks.discard(task)
-            submit(lambda: engine.cancel(task))
-            raise
+            self._handle.close()
 
     def _child(self, sequence: EngineSequence, key: int, thought: Thought) -> LocalBranch:
-        child = LocalBranch(self._lm, self, thought, key, sequence, self._prompt)
+        handle = Handle(self._lm.thread, self._lm.engine, sequence)
+        child = LocalBranch(self._lm, self, thought, key, handle, self._prompt)
         generation = sequence.generation
         assert generation is not None
         child.tokens = tuple(sequence.tokens[generation.start :])
@@ -232,17 +180,27 @@ class LocalBranch(BaseBranch):
         return child
 
     def _tokens_of(self, text: str | Sequence[int]) -> list[int]:
-        tokens = self._lm._tokenizer.encode(text) if isinstance(text, str) else list(text)
-        check_tokens(tokens, self._lm._tokenizer.vocab_size)
+        tokens = self.tokenizer.encode(text) if isinstance(text, str) else list(text)
+        check_tokens(tokens, self.tokenizer.vocab_size)
         return tokens
 
     def _check_room(self, tokens: Sequence[int]) -> None:
-        length = len(self._sequence.tokens) + len(tokens)
+        length = len(self._handle.sequence.tokens) + len(tokens)
         if length > self._lm.engine.max_positions:
             raise PromptError(
                 f"{len(tokens):,} more tokens make {length:,}, and {self._lm.engine.max_positions:,} positions is the "
                 "most that this model and its page pool hold."
             )
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
+    """Token ids of a prompt, the begin token included where the tokenizer or template has one."""
+    if isinstance(prompt, str):
+        return tokenizer.encode(prompt, add_special_tokens=True)
+    if all(isinstance(item, int) for item in prompt):
+        return [int(item) for item in prompt]  # type: ignore[arg-type]
+    messages: list[Any] = list(prompt)
+    return tokenizer.encode(tokenizer.render_chat(messages), add_special_tokens=False)
 
 
 def _record(thoughts: Sequence[Thought], child: EngineSequence) -> None:
@@ -253,11 +211,6 @@ def _record(thoughts: Sequence[Thought], child: EngineSequence) -> None:
     thought.text, thought.tokens = generation.text.decode(errors="replace"), len(generation.log_probs)
     thought.log_prob = sum(generation.log_probs)
     thought.finish = generation.finish
-
-
-def _close_all(engine: Engine, sequences: Sequence[EngineSequence]) -> None:
-    for sequence in sequences:
-        engine.close(sequence)
 
 
 def _guarded(on_token: OnToken, failed: Callable[[BaseException], None]) -> OnToken:

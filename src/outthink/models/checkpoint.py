@@ -12,9 +12,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from outthink.core.errors import CheckpointError, UserError
+from outthink.kernels.coded import CodedWeight
 from outthink.models.config import DTYPES, ModelConfig
 from outthink.models.fields import Fields, read_json
 from outthink.models.hub import resolve_source
+from outthink.models.quantized import StoredCoded, find_coded, split_scheme, stored_layout
 from outthink.models.safetensors_files import FLOATS, StoredTensor, find_tensors
 from outthink.models.tokenizer import Tokenizer
 from outthink.models.transformer import Transformer
@@ -33,11 +35,13 @@ class LoadedModel:
     source: Path
 
 
-def load_model(source: str | Path, dtype: str = "auto", device: str = "cpu") -> LoadedModel:
+def load_model(source: str | Path, dtype: str = "auto", device: str = "cpu", expand: bool = True) -> LoadedModel:
     """Load the model in a directory, or of a Hugging Face hub id.
 
     ``dtype`` is a torch dtype's name, or "auto" for the stored one. On the CPU in the stored dtype the weights are
     memory-mapped, so the files must not change while the model is in use; else they are converted tensor by tensor.
+    Quantized weights are dequantized, or left without data (on the meta device) where ``expand`` is off, for a backend
+    that takes them as they are stored (`StoredWeights`).
     Raises CheckpointError, before any weight is read, for anything in the directory that is missing or malformed, and
     UserError for an unknown dtype or device.
     """
@@ -61,32 +65,38 @@ def load_model(source: str | Path, dtype: str = "auto", device: str = "cpu") -> 
             "no text would ever end. Mend config.json or generation_config.json."
         )
     config = replace(config, dtype=_resolve_dtype(dtype, config, stored))
-    weights = _read(stored, getattr(torch, config.dtype), target)
-    model.load_state_dict(weights, assign=True)
+    coded = {name for name, tensor in stored.items() if isinstance(tensor, StoredCoded)} if not expand else set()
+    weights = _read({n: t for n, t in stored.items() if n not in coded}, getattr(torch, config.dtype), target)
+    model.load_state_dict(weights, assign=True, strict=not coded)
     model.config = config
-    return LoadedModel(config, model.requires_grad_(False).eval().to(target), tokenizer, directory)
+    model.requires_grad_(False).eval()
+    return LoadedModel(config, model if coded else model.to(target), tokenizer, directory)
 
 
-class StoredWeights(Mapping[str, Tensor]):
+class StoredWeights(Mapping[str, Tensor | CodedWeight]):
     """The tensors of a loaded model by name, as they are stored, each mapped anew when it is asked for.
 
-    What is read of a tensor stays resident only as long as the tensor does, so that a backend which packs weights in
-    its own way never holds two copies of the model.
+    Quantized ones are dequantized to the model's dtype where ``expand`` is on. What is read of a tensor stays resident
+    only as long as the tensor does, so that a backend which packs weights in its own way never holds two copies of the
+    model.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
-        found = find_tensors(loaded.source)
-        self._files = {name: found[name].file for name in loaded.model.state_dict()}
+    def __init__(self, loaded: LoadedModel, expand: bool = True) -> None:
+        self._stored = check_tensors(loaded.source, loaded.model, loaded.config)
+        self._dtype = getattr(torch, loaded.config.dtype) if expand else None
 
-    def __getitem__(self, name: str) -> Tensor:
-        with safe_open(self._files[name], framework="pt") as file:
+    def __getitem__(self, name: str) -> Tensor | CodedWeight:
+        stored = self._stored[name]
+        if isinstance(stored, StoredCoded):
+            return stored.read() if self._dtype is None else stored.expand(self._dtype)
+        with safe_open(stored.file, framework="pt") as file:
             return file.get_tensor(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
+        return iter(self._stored)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._stored)
 
 
 def read_config(directory: Path) -> ModelConfig:
@@ -94,7 +104,7 @@ def read_config(directory: Path) -> ModelConfig:
     file, generation_file = directory / "config.json", directory / "generation_config.json"
     if not file.is_file():
         raise CheckpointError(f"{directory} has no config.json: not a model in the Hugging Face format.")
-    config = ModelConfig.from_dict(read_json(file), str(file))
+    config = ModelConfig.from_dict(split_scheme(read_json(file), str(file))[0], str(file))
     if generation_file.is_file():
         generation = Fields(read_json(generation_file), str(generation_file))
         eos_ids = generation.token_ids("eos_token_id")
@@ -102,23 +112,27 @@ def read_config(directory: Path) -> ModelConfig:
     return config
 
 
-def check_tensors(directory: Path, model: Transformer, config: ModelConfig) -> dict[str, StoredTensor]:
+def check_tensors(directory: Path, model: Transformer, config: ModelConfig) -> dict[str, StoredTensor | StoredCoded]:
     """The stored tensors that ``model`` needs, by name; CheckpointError where they are not exactly those."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = find_tensors(directory)
+    found, layout = find_tensors(directory), stored_layout(directory)
+    coded = find_coded(found, layout, expected) if layout is not None else {}
     for name, shape in expected.items():
+        if name in coded:
+            continue
         if name not in found:
             files = sorted({str(tensor.file) for tensor in found.values()})
             where = files[0] if len(files) == 1 else str(directory)
             raise CheckpointError(f"{where}: the tensor '{name}' of shape {list(shape)} is missing.")
         _check_tensor(name, found[name], shape)
-    for name in sorted(found.keys() - expected.keys()):
+    parts = {name.removesuffix("weight") + suffix for name, weight in coded.items() for suffix in weight.parts}
+    for name in sorted(found.keys() - expected.keys() - parts):
         if not _HARMLESS.fullmatch(name):
             raise CheckpointError(
                 f"{found[name].file}: the tensor '{name}' does not belong to a {config.model_type} model of this "
                 "config; loading the rest would compute something else."
             )
-    return {name: found[name] for name in expected}
+    return {name: coded.get(name) or found[name] for name in expected}
 
 
 def _check_tensor(name: str, tensor: StoredTensor, shape: tuple[int, ...]) -> None:
@@ -128,16 +142,21 @@ def _check_tensor(name: str, tensor: StoredTensor, shape: tuple[int, ...]) -> No
         )
     if tensor.dtype not in FLOATS:
         raise CheckpointError(
-            f"{tensor.file}: the tensor '{name}' has dtype {tensor.dtype}; known: {', '.join(FLOATS)}. "
-            "Quantized weights are not supported."
+            f"{tensor.file}: the tensor '{name}' has dtype {tensor.dtype}; known: {', '.join(FLOATS)}, or quantized "
+            "weights with a 'quantization_config' in config.json."
         )
 
 
-def _read(stored: Mapping[str, StoredTensor], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+def _read(
+    stored: Mapping[str, StoredTensor | StoredCoded], dtype: torch.dtype, device: torch.device
+) -> dict[str, Tensor]:
     """The tensors in ``dtype`` on ``device``: views of the mapped files where they lie there in that dtype already."""
     weights: dict[str, Tensor] = {}
     by_file: dict[Path, list[str]] = {}
     for name, tensor in stored.items():
+        if isinstance(tensor, StoredCoded):
+            weights[name] = tensor.expand(dtype).to(device)
+            continue
         moved = device.type != "cpu" or FLOATS[tensor.dtype] != str(dtype).removeprefix("torch.")
         if moved:
             # A mapping of its own, gone before the next tensor is read: what was converted does not stay resident.
@@ -151,15 +170,17 @@ def _read(stored: Mapping[str, StoredTensor], dtype: torch.dtype, device: torch.
     return weights
 
 
-def _resolve_dtype(dtype: str, config: ModelConfig, stored: Mapping[str, StoredTensor]) -> str:
+def _resolve_dtype(dtype: str, config: ModelConfig, stored: Mapping[str, StoredTensor | StoredCoded]) -> str:
     if dtype != "auto":
         return dtype
-    kinds = {FLOATS[tensor.dtype] for tensor in stored.values()}
+    plain = [tensor for tensor in stored.values() if isinstance(tensor, StoredTensor)]
+    # Of a quantized model, matrices count: norms may be kept finer.
+    kinds = {FLOATS[tensor.dtype] for tensor in plain if len(plain) == len(stored) or len(tensor.shape) > 1}
     return kinds.pop() if len(kinds) == 1 else config.dtype
 
 
 def _device(name: str) -> torch.device:
-    match = re.fullmatch(r"cpu|cuda(?::([0-9]+))?", name)
+    match = re.fullmatch(r"cpu|meta|cuda(?::([0-9]+))?", name)
     if match is None:
         raise UserError(f"Device {name!r} is not known; use 'cpu', 'cuda' or 'cuda:1'.")
     device = torch.device(name)
