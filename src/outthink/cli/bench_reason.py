@@ -255,7 +255,7 @@ def _lines(write: Callable[..., None]) -> Progress:
 def print_points(result: dict[str, Any]) -> None:
     """The table of all cells over all problems."""
     made = table(
-        "strategy", "budget", "accuracy", "95% interval", "against the vote", "tokens", "GFLOPs", "s", "calls", "pages"
+        "strategy", "budget", "right %", "95% interval", "against the vote", "tokens", "GFLOPs", "s", "calls", "pages"
     )
     for column in made.columns[1:]:
         column.justify = "right"
@@ -269,8 +269,8 @@ def print_points(result: dict[str, Any]) -> None:
         made.add_row(
             "" if name == last else name,
             point["budget"].removesuffix(" tokens"),
-            f"{accuracy['value']:.1%}",
-            f"{accuracy['low']:.1%} to {accuracy['high']:.1%}",
+            f"{100 * accuracy['value']:.1f}",
+            _interval(accuracy),
             "" if gain is None else _signed(gain),
             Text(f"{point['tokens']:,.0f}", style="red" if over and result["unit"] == "tokens" else ""),
             f"{point['flops'] / 1e9:.3g}",
@@ -306,9 +306,7 @@ def print_best(result: dict[str, Any]) -> None:
 
 def print_rows(result: dict[str, Any]) -> None:
     """The table of `small_vs_large`."""
-    made = table(
-        "difficulty", "model", "strategy", "FLOPs", "share", "accuracy", "95% interval", "against large greedy"
-    )
+    made = table("difficulty", "model", "strategy", "FLOPs", "share", "right %", "95% interval", "against large greedy")
     for column in made.columns[3:]:
         column.justify = "right"
     last = None
@@ -322,8 +320,8 @@ def print_rows(result: dict[str, Any]) -> None:
             _name((row["strategy"], row["verifier"])),
             f"{row['flops']:.3g}",
             f"{row['share']:.2f}",
-            f"{accuracy['value']:.1%}",
-            f"{accuracy['low']:.1%} to {accuracy['high']:.1%}",
+            f"{100 * accuracy['value']:.1f}",
+            _interval(accuracy),
             "" if gain is None else _signed(gain),
         )
         last = where
@@ -343,7 +341,12 @@ def tell_files(output: Path, complete: bool) -> None:
 
 
 def _signed(gain: dict[str, Any]) -> str:
-    return f"{gain['value']:+.1%} ({gain['low']:+.1%} to {gain['high']:+.1%})"
+    value, low, high = (100 * gain[name] for name in ("value", "low", "high"))
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def _interval(estimate: dict[str, Any]) -> str:
+    return f"{100 * estimate['low']:.1f} to {100 * estimate['high']:.1f}"
 
 
 def _name(curve: Sequence[str | None]) -> str:

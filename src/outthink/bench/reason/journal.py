@@ -23,8 +23,9 @@ class Record:
 
     ``number`` counts the problems of a ``suite`` at a ``difficulty`` (None: its whole range); ``problem`` is the hash
     of its canonical form, ``hard`` its own difficulty. ``answer`` is None where there was none, and ``prompt_fits``
-    False where the model could not even read the problem. ``over`` is how far the bill exceeds the budget, in its unit.
-    ``pages``: the most KV pages of the model that the open branches held at once.
+    False where the model could not even read the problem. ``bill`` is `Bill.to_json`, and ``over``
+    how far it exceeds the budget, in its unit. ``pages``: the most KV pages of the model that the open branches held at
+    once.
     """
 
     model: str
@@ -42,20 +43,14 @@ class Record:
     confidence: float
     stopped: str
     attempts: int
-    prefilled: int
-    decoded: int
-    cached: int
-    flops: int
-    seconds: float
-    verifier_calls: int
+    bill: Mapping[str, Any]
     pages: int
     over: float
     prompt_fits: bool = True
 
-    @property
-    def tokens(self) -> int:
-        """Positions computed."""
-        return self.prefilled + self.decoded
+    def spent(self, what: str) -> float:
+        """One entry of its bill: ``tokens``, ``flops``, ``seconds``, ``verifier_calls``, ...; 0 where there is none."""
+        return self.bill.get(what, 0)
 
     @property
     def cell(self) -> tuple[str, str, str | None, str]:

@@ -89,17 +89,18 @@ def _overall(result: dict[str, Any], path: Path) -> Path:
 def _multiples(result: dict[str, Any], model: str, scopes: Sequence[str], path: Path) -> Path:
     plt = pyplot()
     points = [point for point in result["points"] if point["model"] == model]
-    styles, columns = Styles(_curves(points)), min(5, len(scopes))
-    rows = math.ceil(len(scopes) / columns)
+    styles, rows = Styles(_curves(points)), math.ceil(len(scopes) / 5)
+    columns = math.ceil(len(scopes) / rows)
     size = (2.6 + 2.7 * columns, max(1.0 + 2.5 * rows, 1.2 + 0.2 * len(_curves(points))))
     figure, axes = plt.subplots(
         rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
     for axis in axes.flat[len(scopes) :]:
         axis.set_visible(False)
-    for axis, scope in zip(axes.flat, scopes, strict=False):
+    for number, (axis, scope) in enumerate(zip(axes.flat, scopes, strict=False)):
         own = [point for point in points if point["scope"] == scope]
         _panel(axis, result, own, styles, bars=False)
+        axis.tick_params(labelbottom=number + columns >= len(scopes))  # where no panel is below
         axis.set_title(f"{scope.partition(':')[2]}, n = {_count(own, model)}", fontsize=9)
     figure.supxlabel(AXES[cost_axis(result)], fontsize=10)
     figure.supylabel("accuracy", fontsize=10)
@@ -157,7 +158,7 @@ def _legend(figure: Any, axes: Any, rows: int) -> None:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     size = 8 if rows < 24 else 7
-    figure.legend(list(found.values()), list(found), loc="outside right upper", fontsize=size, frameon=False)
+    figure.legend(list(found.values()), list(found), loc="outside right center", fontsize=size, frameon=False)
 
 
 def _title(result: dict[str, Any]) -> str:

@@ -96,12 +96,7 @@ class Ground:
 
     def room(self, budget: Budget) -> Room:
         """What ``budget`` pays for with this model, a line being as long as the problems' own solutions."""
-        if budget.tokens is not None:
-            return Room(budget.tokens, self.line)
-        if budget.flops is not None:
-            config, length = self.model.loaded.config, max(1, int(self.line))
-            return Room(budget.flops / (prefill_flops(config, 0, length) / length + head_flops(config)), self.line)
-        return Room(UNKNOWN_TOKENS, self.line)
+        return room_for(self.model, budget, self.line)
 
     def options(self, cell: Cell) -> dict[str, Any]:
         """The options that the strategy of ``cell`` runs with."""
@@ -158,7 +153,7 @@ class Ground:
         finally:
             stop.forget(ledger)
             pages = self._meter.take(namespace)
-        bill, best = posterior.cost, posterior.best
+        best = posterior.best
         return Record(
             *cell.key,
             job.group.suite,
@@ -172,12 +167,7 @@ class Ground:
             posterior.confidence,
             posterior.stopped,
             posterior.attempts,
-            bill.prefilled,
-            bill.decoded,
-            bill.cached,
-            bill.flops,
-            bill.seconds,
-            bill.verifier_calls,
+            posterior.cost.to_json(),
             pages,
             _over(ledger),
             fits,
@@ -185,20 +175,28 @@ class Ground:
 
     async def _think(self, job: Job, question: Question, ledger: Ledger, namespace: str) -> Posterior:
         seed = mix(self.config.seed, int(job.problem.canonical_key, 16))  # one for a problem: problems are independent
-        lm = LocalLM(
-            self.model.thread,
-            self.model.loaded.tokenizer,
-            ledger,
-            Sampling(temperature=self.config.temperature, seed=seed),
-            name=self.label,
-            namespace=namespace,
-        )
+        lm = apart(self.model, ledger, Sampling(temperature=self.config.temperature, seed=seed), namespace)
         judge = self.judge(job.cell.verifier)
         return await think(question, lm, job.cell.strategy, judge, **self.options(job.cell))
 
     def _length(self, problem: Problem) -> int:
-        lm = LocalLM(self.model.thread, self.model.loaded.tokenizer, Ledger())
+        lm = self.model.session()
         return len(lm.encode(ask(problem, chat=self._chat).prompt)) + len(lm.encode(problem.solution))
+
+
+def apart(model: Model, ledger: Ledger, sampling: Sampling, namespace: str) -> LocalLM:
+    """A session of ``model`` that finds nothing in the cache but its own, so that what it costs is what it needs."""
+    return LocalLM(model.thread, model.loaded.tokenizer, ledger, sampling, name=model.name, namespace=namespace)
+
+
+def room_for(model: Model, budget: Budget, line: float) -> Room:
+    """What ``budget`` pays for with ``model``, where one line with its prompt takes ``line`` tokens."""
+    if budget.tokens is not None:
+        return Room(budget.tokens, line)
+    if budget.flops is not None:
+        config, length = model.loaded.config, max(1, int(line))
+        return Room(budget.flops / (prefill_flops(config, 0, length) / length + head_flops(config)), line)
+    return Room(UNKNOWN_TOKENS, line)
 
 
 def fingerprint(model: Model) -> str:

@@ -24,7 +24,8 @@ class Point:
     """One cell over the problems of one ``scope``: ``overall``, ``family:NAME``, ``suite:NAME`` or ``difficulty:D``.
 
     ``gain`` is its accuracy minus the baseline's at the same budget and on the same problems; None for the baseline,
-    and where that was not run or the scope is a family. Costs are means a problem, and counted, not estimated.
+    and where that was not run or the scope is a family. Costs are means a problem, and counted, not estimated;
+    ``verifier_flops`` are the part of ``flops`` that went into judging.
     ``most_over`` is by how much the worst bill exceeded its budget, in the budget's unit.
     """
 
@@ -39,6 +40,7 @@ class Point:
     tokens: float
     flops: float
     seconds: float
+    verifier_flops: float
     verifier_calls: float
     pages: float
     most_pages: int
@@ -108,7 +110,7 @@ def best_of(table: Table) -> list[Best]:
             right = [record.right for record in records if in_scope(record, scope)]
             if right:
                 rows[cell.model, str(cell.budget), cell.verifier in ORACLES][cell.strategy, cell.verifier] = right
-        found += [Best(scope, *where, *_leaders(row)) for where, row in rows.items()]
+        found += [Best(scope, *where, *leaders(row)) for where, row in rows.items()]
     return found
 
 
@@ -153,10 +155,12 @@ def beats(wins: int, losses: int) -> float:
     return math.fsum(math.comb(n, k) for k in range(wins, n + 1)) / 2**n if n else 1.0
 
 
-def _leaders(
-    row: Mapping[tuple[str, str | None], Sequence[bool]],
-) -> tuple[tuple[str, str | None], tuple[tuple[str, str | None], ...], int, int]:
-    """The leader, and all that no other beats at error / (others).
+Answers = Mapping[tuple[str, str | None], Sequence[bool]]
+
+
+def leaders(row: Answers) -> tuple[tuple[str, str | None], tuple[tuple[str, str | None], ...], int, int]:
+    """The one with most right answers; all that no other beats at error / (number of others); how many there are; the
+    number of problems.
 
     The truly best one drops out only if one of the others beats it by chance: at most ERROR in all (Bonferroni; the
     idea is Hsu's multiple comparisons with the best, Annals of Statistics 9, 1981).
@@ -187,10 +191,11 @@ def _point(scope: str, cell: Cell, records: Sequence[Record], baseline: Sequence
         accuracy=proportion(right),
         gain=None if baseline is None else exact_difference(tuple(right), tuple(baseline)),
         answered=mean_of(record.answer is not None for record in records),
-        tokens=mean_of(record.tokens for record in records),
-        flops=mean_of(record.flops for record in records),
-        seconds=mean_of(record.seconds for record in records),
-        verifier_calls=mean_of(record.verifier_calls for record in records),
+        tokens=mean_of(record.spent("tokens") for record in records),
+        flops=mean_of(record.spent("flops") for record in records),
+        seconds=mean_of(record.spent("seconds") for record in records),
+        verifier_flops=mean_of(record.spent("verifier_flops") for record in records),
+        verifier_calls=mean_of(record.spent("verifier_calls") for record in records),
         pages=mean_of(record.pages for record in records),
         most_pages=max(record.pages for record in records),
         attempts=mean_of(record.attempts for record in records),

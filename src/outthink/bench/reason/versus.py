@@ -185,16 +185,16 @@ def _limits(config: VersusConfig, journal: Journal, group: Group) -> dict[float,
     """Multiple to budget: of the mean FLOPs of the large model's greedy lines over all problems of the group."""
     key = Cell(config.large.label, GREEDY, None, NO_LIMIT).key
     records = [journal.records[*key, group.suite, group.difficulty, i] for i in range(config.num_problems)]
-    mean = mean_of(record.flops for record in records)
+    mean = mean_of(record.spent("flops") for record in records)
     return {multiple: Budget(flops=float(round(multiple * mean))) for multiple in sorted(set(config.multiples))}
 
 
 def _rows(answers: dict[Way, list[Record]]) -> Iterable[Row]:
     (large, reference), *_ = answers.items()
-    right, mean = tuple(r.right for r in reference), mean_of(r.flops for r in reference)
+    right, mean = tuple(r.right for r in reference), mean_of(r.spent("flops") for r in reference)
     for (cell, multiple), records in answers.items():
         own = tuple(record.right for record in records)
-        flops = mean_of(record.flops for record in records)
+        flops = mean_of(record.spent("flops") for record in records)
         yield Row(
             records[0].suite,
             records[0].difficulty,
@@ -206,8 +206,8 @@ def _rows(answers: dict[Way, list[Record]]) -> Iterable[Row]:
             gain=None if cell == large[0] else exact_difference(own, right),
             flops=flops,
             share=flops / mean,
-            tokens=mean_of(record.tokens for record in records),
-            seconds=mean_of(record.seconds for record in records),
-            verifier_calls=mean_of(record.verifier_calls for record in records),
+            tokens=mean_of(record.spent("tokens") for record in records),
+            seconds=mean_of(record.spent("seconds") for record in records),
+            verifier_calls=mean_of(record.spent("verifier_calls") for record in records),
             most_over=max(record.over for record in records),
         )

@@ -34,7 +34,7 @@ def draw(result: dict[str, Any], path: Path) -> Path:
     below = figure.add_subplot(grid[1, :])
     _differences(below, rows, places, large, styles)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
+    figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
     cut = "" if result["complete"] else "; an unfinished run"
     suites = ", ".join(result["config"]["suites"])
     figure.suptitle(f"Thinking against one greedy line of {large}, on fresh problems of {suites}{cut}", fontsize=11)
