@@ -13,7 +13,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from outthink.models.config import RopeConfig, read_rope
 from outthink.models.fields import Fields
-from outthink.models.rope import RotaryEmbedding, apply_rope, attention_scaling, inverse_frequencies
+from outthink.models.rope import RotaryEmbedding, apply_rope, inverse_frequencies
+from outthink.models.rope_frequencies import attention_scaling
 
 HEAD_DIMS = st.sampled_from([4, 8, 12, 64, 80, 128])
 LENGTHS = st.integers(16, 131072)

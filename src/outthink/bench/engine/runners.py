@@ -42,13 +42,13 @@ RUNNERS = (
     Runner("transformers compiled", "drive_transformers.py", "transformers", "hf", ("bf16",), (("compiled", True),)),
 )
 
-# What pip is asked for, in this order. torch goes first: asked for by another package, pip might pick a newer build
-# with gigabytes of CUDA.
+# What pip is asked for, in this order. torch goes first and is named again: asked for by another package, pip might
+# pick a newer build with gigabytes of CUDA.
 TORCH = ("torch>=2.11,<2.14",)
 INSTALLS: dict[str, tuple[tuple[str, ...], ...]] = {
     "llama.cpp": (("--no-binary", "llama-cpp-python", "llama-cpp-python"),),
-    "openvino": (TORCH, ("openvino-genai", "optimum-intel[openvino]")),
-    "transformers": (TORCH, ("transformers>=5,<6",)),
+    "openvino": (TORCH, ("openvino-genai", "optimum-intel[openvino]", *TORCH)),
+    "transformers": (TORCH, ("transformers>=5,<6", *TORCH)),
 }
 BUILD_SETTINGS = {"CMAKE_ARGS": "-DGGML_NATIVE=ON", "CMAKE_BUILD_PARALLEL_LEVEL": "2"}
 
@@ -113,7 +113,7 @@ def _python(place: Path) -> Path:
 def _execute(command: list[str], log: Path, say: Callable[[str], None]) -> None:
     lines: list[str] = []
     process = subprocess.Popen(  # noqa: S603
-        ["nice", "-n", "19", *command],
+        ["nice", "-n", "19", *command],  # noqa: S607
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

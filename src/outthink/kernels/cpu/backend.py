@@ -93,6 +93,7 @@ class CpuBackend:
         )
         load_weights(self._core, model, self.max_positions, group if weight_format == "int4" else None, tensors)
         self.isa: str = self._core.isa
+        self.weight_bytes: int = self._core.weight_bytes  # of the products: what a step reads at least
 
     def run(self, batch: StepBatch) -> NDArray[np.float32]:
         """See `Backend.run`. Raises ValueError for arrays that do not make a step; then nothing has been computed."""
