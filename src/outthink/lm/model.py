@@ -11,23 +11,28 @@ import torch
 
 import outthink.models
 from outthink.core.budget import Ledger
-from outthink.core.errors import UnknownNameError, UserError
+from outthink.core.errors import CapabilityError, UnknownNameError, UserError
 from outthink.core.sampling import Sampling
 from outthink.engine.engine import Costs, Engine
 from outthink.engine.thread import EngineThread
 from outthink.kernels.cpu.backend import CpuBackend
 from outthink.kernels.cpu.extension import why_not
+from outthink.kernels.cpu.weights import coded_format
 from outthink.kernels.reference.paged import TorchBackend
 from outthink.kernels.step import Backend
 from outthink.lm.local import LocalLM
 from outthink.models.checkpoint import LoadedModel, StoredWeights, load_model
 from outthink.models.config import ModelConfig
 from outthink.models.flops import head_flops, prefill_flops
+from outthink.models.quantized import round_layers, stored_layout
 from outthink.scheduling import Limits
 
 PAGE_SIZE = 16
 BUNDLED = Path(outthink.models.__file__).parent / "bundled"
 BACKENDS = ("auto", "cpu", "reference")
+WEIGHTS = ("auto", "int8", "int4")
+KV_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+KV = ("auto", *KV_BYTES)
 PREFERENCE = ("outthink-m", "outthink-s", "arithmetic-s")
 
 
@@ -72,6 +77,8 @@ def load(
     backend: str = "auto",
     kv_gib: float | None = None,
     limits: Limits | None = None,
+    weights: str = "auto",
+    kv: str = "auto",
 ) -> Model:
     """Load a model and start its engine.
 
@@ -80,9 +87,12 @@ def load(
     ``backend``: ``cpu`` (the compiled kernels), ``reference`` (plain torch, any device) or ``auto``, which takes the
     compiled kernels where they were built and cover the model, and else warns once. ``kv_gib`` is the memory for the
     paged KV cache (default: room for 64 sequences of full context, at most 2 GiB or a quarter of the machine's memory).
+    ``weights``: ``auto`` (as stored: a quantized checkpoint is computed on its own codes where the backend can), or
+    ``int8`` or ``int4``, to which the layers' weights are rounded to nearest on loading. ``kv`` is the format of keys
+    and values in the compiled kernels.
     Raises CheckpointError and UserError as `outthink.models.checkpoint.load_model`.
     """
-    loaded, computed = open_backend(resolve(source), dtype, device, backend, kv_gib)
+    loaded, computed = open_backend(resolve(source), dtype, device, backend, kv_gib, weights, kv)
     config = loaded.config
     costs = Costs(lambda start, count: prefill_flops(config, start, count), head_flops(config))
     engine = Engine(computed, loaded.tokenizer, costs, config.max_positions, limits)
@@ -104,32 +114,64 @@ def resolve(source: str | Path | None) -> str | Path:
 
 
 def open_backend(
-    source: str | Path, dtype: str, device: str, backend: str, kv_gib: float | None
+    source: str | Path,
+    dtype: str,
+    device: str,
+    backend: str,
+    kv_gib: float | None,
+    weights: str = "auto",
+    kv: str = "auto",
 ) -> tuple[LoadedModel, Backend]:
-    """The model and the backend that computes it.
+    """The model and the backend that computes it; see `load`.
 
-    Raises UnknownNameError for an unknown backend, CapabilityError where ``cpu`` cannot run this model.
+    Raises UnknownNameError for an unknown backend or format, CapabilityError where ``cpu`` cannot run this model.
     """
-    if backend not in BACKENDS:
-        raise UnknownNameError("backend", backend, BACKENDS)
+    for kind, name, known in (("backend", backend, BACKENDS), ("weights", weights, WEIGHTS), ("kv", kv, KV)):
+        if name not in known:
+            raise UnknownNameError(kind, name, known)
     if backend == "cpu" and device != "cpu":
         raise UserError(f"The backend 'cpu' runs on the CPU, not on {device!r}; leave one of the two out.")
     if backend == "reference" or device != "cpu":
-        return _reference(load_model(source, dtype=dtype, device=device), kv_gib)
+        return _reference(load_model(source, dtype=dtype, device=device), kv_gib, weights, kv)
     # Packed straight from the files: in the stored dtype this maps the model and reads none of it.
-    loaded = load_model(source, dtype="auto")
+    loaded = load_model(source, dtype="auto", expand=False)
     reason = why_not(loaded.config)
     if reason is None or backend == "cpu":
-        stored = loaded.config.dtype if dtype == "auto" else dtype
-        weight_format = "bfloat16" if stored == "bfloat16" else "float32"
-        pages = num_pages(loaded.config, getattr(torch, weight_format).itemsize, kv_gib)
-        loaded = replace(loaded, config=replace(loaded.config, dtype=weight_format))
-        return loaded, CpuBackend(loaded.model, pages, weight_format=weight_format, tensors=StoredWeights(loaded))
+        return _compiled(loaded, dtype, kv_gib, weights, kv)
     warnings.warn(f"{reason} Running on plain torch, which is several times slower.", stacklevel=3)
-    return _reference(loaded if dtype == "auto" else load_model(source, dtype=dtype), kv_gib)
+    return _reference(load_model(source, dtype=dtype), kv_gib, weights, kv)
 
 
-def _reference(loaded: LoadedModel, kv_gib: float | None) -> tuple[LoadedModel, Backend]:
+def _compiled(
+    loaded: LoadedModel, dtype: str, kv_gib: float | None, weights: str, kv: str
+) -> tuple[LoadedModel, Backend]:
+    plain = "bfloat16" if (loaded.config.dtype if dtype == "auto" else dtype) == "bfloat16" else "float32"
+    loaded = replace(loaded, config=replace(loaded.config, dtype=plain))
+    layout = stored_layout(loaded.source) if weights == dtype == "auto" else None
+
+    def make(weight_format: str, group: int, expand: bool) -> tuple[LoadedModel, Backend]:
+        kv_format = kv if kv != "auto" else "float32" if weight_format == "float32" else "bfloat16"
+        pages = num_pages(loaded.config, KV_BYTES[kv_format], kv_gib)
+        tensors = StoredWeights(loaded, expand)
+        options = {"weight_format": weight_format, "group": group, "kv_format": kv_format}
+        return loaded, CpuBackend(loaded.model, pages, tensors=tensors, **options)
+
+    if layout is not None:
+        chosen = coded_format(loaded.config, layout.bits, layout.group)
+        try:
+            if chosen is None:
+                raise CapabilityError(f"The CPU kernels do not compute on the codes of {layout.name} in this layout.")
+            return make(*chosen, expand=False)
+        except CapabilityError as error:
+            warnings.warn(f"{error} The weights are dequantized to {plain}.", stacklevel=4)
+    return make(plain if weights == "auto" else weights, 32, expand=True)
+
+
+def _reference(loaded: LoadedModel, kv_gib: float | None, weights: str, kv: str) -> tuple[LoadedModel, Backend]:
+    if kv not in ("auto", loaded.config.dtype):
+        raise UserError(f"kv={kv!r}: the reference backend keeps keys and values in the dtype of the weights.")
+    if weights != "auto":
+        round_layers(loaded.model, bits=8 if weights == "int8" else 4, group=None if weights == "int8" else 32)
     pages = num_pages(loaded.config, getattr(torch, loaded.config.dtype).itemsize, kv_gib)
     return loaded, TorchBackend(loaded.model, pages)
 
