@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from outthink.core.budget import Budget, Ledger
-from outthink.core.errors import BranchClosedError, PromptError
+from outthink.core.errors import BranchClosedError, PromptError, UserError
 from outthink.core.question import Prompt
 from outthink.core.sampling import Sampling, Until
 from outthink.lm.protocol import LM, Branch
@@ -15,13 +15,20 @@ from outthink.lm.protocol import LM, Branch
 MakeLM = Callable[[Ledger, Sampling], LM]
 
 
-async def check_lm(make_lm: MakeLM, prompt: Prompt, *, max_tokens: int = 6, tolerance: float = 1e-4) -> None:
-    """Raise AssertionError, naming the law, unless the implementation keeps all of them.
+async def check_lm(
+    make_lm: MakeLM,
+    prompt: Prompt,
+    *,
+    max_tokens: int = 6,
+    tolerance: float = 1e-4,
+    laws: Iterable[Law] | None = None,
+) -> None:
+    """Raise AssertionError, naming the law, unless the implementation keeps all of ``laws`` (by default every one).
 
     ``make_lm`` makes a fresh `LM` on the given ledger and sampling; ``prompt`` must leave room for 8 x ``max_tokens``.
     ``tolerance`` bounds differences of log-probabilities (nats).
     """
-    for law in LAWS:
+    for law in LAWS if laws is None else laws:
         await law(_Case(make_lm, prompt, Until(max_tokens), tolerance))
 
 
@@ -35,6 +42,14 @@ class _Case:
     async def root(self, budget: Budget | None = None, **sampling: float) -> tuple[LM, Branch]:
         lm = self.lm(budget, **sampling)
         return lm, await lm.root(self.prompt)
+
+    @property
+    def endless(self) -> Until:
+        """So many tokens that an extension is still at it when it is looked at again."""
+        return Until(6 * (self.until.max_tokens or 1), ignore_eos=True)
+
+
+Law = Callable[[_Case], Awaitable[None]]
 
 
 async def prefixes_are_immutable(case: _Case) -> None:
@@ -178,6 +193,123 @@ async def cancelling_leaves_the_rest_alone(case: _Case) -> None:
     assert len(await root.extend(1, case.until)) == 1, "a branch was of no use after an extension was cancelled"
 
 
+async def cancelling_stops_the_bill(case: _Case) -> None:
+    """What was cancelled is charged for no more, and was charged for no more than was drawn."""
+    lm, root = await case.root()
+    task = asyncio.create_task(root.extend(2, case.endless))
+    while not lm.ledger.bill.decoded and not task.done():
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await root.extend(1, Until(1))  # by the time that this is back, the cancelling has been seen to
+    before = lm.ledger.bill.tokens
+    for _ in range(50):
+        await asyncio.sleep(0.0005)
+    assert lm.ledger.bill.tokens == before, "work went on, and was charged, after it was cancelled"
+
+
+async def another_ledger_pays(case: _Case) -> None:
+    """`with_ledger` changes who pays and nothing else; a slice's expenses are also its whole's."""
+    lm = case.lm()
+    expected = [tuple(x.tokens) for x in await (await lm.root(case.prompt)).extend(2, case.until)]
+    before, part = lm.ledger.bill, lm.ledger.slice(Budget())
+    other, sliced = lm.with_ledger(Ledger()), lm.with_ledger(part)
+    assert other.sampling == lm.sampling and other.tree is lm.tree, "with_ledger changed sampling or tree"
+    drawn = await (await other.root(case.prompt)).extend(2, case.until)
+    assert [tuple(x.tokens) for x in drawn] == expected, "another ledger changed what was drawn"
+    assert other.ledger.bill.decoded == sum(map(len, expected)), "the other ledger did not pay for what was drawn"
+    assert lm.ledger.bill.tokens == before.tokens, "the first ledger paid for another's work"
+    await (await sliced.root(case.prompt)).extend(1, case.until)
+    assert 0 < part.bill.tokens == lm.ledger.bill.tokens - before.tokens, "a slice's expenses are not its whole's"
+    changed = lm.with_sampling(Sampling(temperature=0.0))
+    assert changed.ledger is lm.ledger and changed.tree is lm.tree, "with_sampling changed ledger or tree"
+    assert changed.sampling == Sampling(temperature=0.0), "with_sampling did not change the sampling"
+    lm.ledger.cancel()
+    [child] = await (await sliced.root(case.prompt)).extend(1, case.until)
+    assert child.finish == "budget" and not child.tokens, "a slice outlived its whole"
+
+
+async def texts_are_shown_as_they_grow(case: _Case) -> None:
+    """``on_token`` is called with every child's text, in order and whole, before `extend` returns."""
+    for until in (case.until, Until(case.until.max_tokens, ignore_eos=True)):
+        shown = ["", "", ""]
+
+        def on_token(index: int, text: str, shown: list[str] = shown) -> None:
+            shown[index] += text
+
+        children = await (await case.root())[1].extend(3, until, on_token=on_token)
+        texts = [child.text for child in children]
+        assert shown == texts, f"{shown} was shown of {texts}"
+    _, root = await case.root()
+
+    def broken(index: int, text: str) -> None:
+        raise KeyError(index)
+
+    try:
+        await root.extend(2, Until(case.until.max_tokens, ignore_eos=True), on_token=broken)
+    except KeyError:
+        assert len(await root.extend(1, case.until)) == 1, "an error of on_token made the branch useless"
+        return
+    raise AssertionError("an error of on_token was swallowed")
+
+
+async def time_is_kept(case: _Case) -> None:
+    """Once its seconds are over, a ledger pays for nothing more; what was drawn by then comes back."""
+    now = [0.0]
+    ledger = Ledger(Budget(seconds=10), clock=lambda: now[0])
+    lm = case.make_lm(ledger, Sampling(seed=11))
+    root = await lm.root(case.prompt)
+
+    def on_token(index: int, text: str) -> None:
+        now[0] += 6  # so that time is over after the second piece of text
+
+    [child] = await root.extend(1, case.endless, on_token=on_token)
+    assert child.finish == "budget", f"a child that ran out of time says {child.finish!r}"
+    assert 0 < len(child.tokens) < (case.endless.max_tokens or 0), f"{len(child.tokens)} tokens came of a cut child"
+    assert lm.ledger.bill.decoded >= len(child.tokens), "what was drawn in time was not charged"
+    before = lm.ledger.bill
+    [late] = await root.extend(1, case.until)
+    assert late.finish == "budget" and not late.tokens, "work went on after time was over"
+    assert lm.ledger.bill.tokens == before.tokens, "work was charged after time was over"
+
+
+async def flops_are_kept(case: _Case) -> None:
+    """With a budget in FLOPs work is cut in its midst, and nothing is spent once there is none left."""
+    lm, root = await case.root()
+    await root.extend(1, Until(1, ignore_eos=True))
+    start = lm.ledger.bill.flops
+    await root.extend(1, case.endless)
+    whole = lm.ledger.bill.flops
+    limit = start + (whole - start) / 2
+    lm, root = await case.root(Budget(flops=limit))
+    [child] = await root.extend(1, case.endless)
+    assert child.finish == "budget", f"a child that ran out of FLOPs says {child.finish!r}"
+    assert lm.ledger.bill.flops < whole, f"{lm.ledger.bill.flops} FLOPs were spent of {limit}"
+    lm, root = await case.root(Budget(flops=0))
+    [child] = await root.extend(1, case.until)
+    assert child.finish == "budget" and not child.tokens, "work was done without a FLOP to spend"
+    assert lm.ledger.bill.tokens == lm.ledger.bill.flops == 0, "work was charged without a FLOP to spend"
+
+
+async def options_are_checked(case: _Case) -> None:
+    """What cannot be asked for is refused with a UserError, before anything is spent; no children are no work."""
+    lm, root = await case.root()
+    assert await root.extend(0) == [], "no children were asked for, and some came"
+    wrong = [
+        (-1, Until(2), Sampling()),
+        (1, Until(2, stop=("\ud800",)), Sampling()),
+        (1, Until(2), Sampling(logit_bias={1 << 40: 1.0})),
+        (1, Until(2), Sampling(logit_bias={0: math.inf})),
+    ]
+    for n, until, sampling in wrong:
+        try:
+            await root.extend(n, until, sampling)
+        except UserError:
+            continue
+        raise AssertionError(f"n={n}, {until}, {sampling} was accepted")
+    assert lm.ledger.bill.tokens == 0, "what was refused was charged"
+
+
 async def empty_prompts_are_refused(case: _Case) -> None:
     """A prompt without tokens is a PromptError, before anything is spent."""
     lm = case.lm()
@@ -195,7 +327,7 @@ def _close(what: str, got: object, expected: object, case: _Case) -> None:
     assert same, f"{what}: {a} differs from {b}"
 
 
-LAWS: tuple[Callable[[_Case], Awaitable[None]], ...] = (
+LAWS: tuple[Law, ...] = (
     prefixes_are_immutable,
     extending_is_deterministic,
     scores_are_sums_of_log_probabilities,
@@ -205,5 +337,11 @@ LAWS: tuple[Callable[[_Case], Awaitable[None]], ...] = (
     budgets_are_kept,
     until_is_kept,
     cancelling_leaves_the_rest_alone,
+    cancelling_stops_the_bill,
+    another_ledger_pays,
+    texts_are_shown_as_they_grow,
+    time_is_kept,
+    flops_are_kept,
+    options_are_checked,
     empty_prompts_are_refused,
 )

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outthink.core.budget import Ledger
-from outthink.core.errors import PromptError
+from outthink.core.errors import PromptError, SamplingError
 from outthink.core.question import Prompt
 from outthink.core.rng import mix, uniforms
 from outthink.core.sampling import Sampling, Until
 from outthink.core.thought import Thought
+from outthink.engine.checks import check_options
 from outthink.engine.sampler import Row, sample
 from outthink.lm.branch import BaseBranch
 from outthink.lm.protocol import Branch, OnToken
@@ -131,7 +132,12 @@ class ToyBranch(BaseBranch):
     ) -> list[Branch]:
         """See `Branch.extend`."""
         self.refuse_if_closed("extend")
+        if n < 0:
+            raise SamplingError(f"n={n!r} is out of range: it must be a whole number of at least 0.")
+        if n == 0:
+            return []
         until, sampling, keys = until or Until(), sampling or self._lm.sampling, self.next_keys(n)
+        check_options(sampling, until, self._lm.end + 1)
         children = [ToyBranch(self._lm, self, self.thought.child(), key, self._prefix) for key in keys]
         if not self._pay_prompt():
             children = [child.finish_with("budget") for child in children]
