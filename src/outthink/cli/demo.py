@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from outthink.cli.console import err, out, output_file, table, write_text
 from outthink.cli.options import ModelOption, SeedOption, open_model
+from outthink.core.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from outthink.lm.model import Model
     from outthink.tasks.problem import Problem
 
-FAMILY, DIFFICULTY, LINES, BUDGET = "arithmetic", 0.4, 16, "2k tokens"
+LINES, BUDGET = 16, "2k tokens"
+EASIEST, HARDEST = 0.1, 0.5
+IN_FLIGHT = 8
 
 
 @dataclass(frozen=True)
@@ -36,41 +39,61 @@ class Trial:
     def right(self, posterior: Posterior) -> bool:
         return posterior.best is not None and self.problem.check(posterior.best)
 
+    def helped(self, posterior: Posterior) -> bool:
+        """Whether greedy is wrong and ``posterior`` right."""
+        return self.right(posterior) and not self.right(self.greedy)
+
     @property
-    def telling(self) -> bool:
-        """Whether greedy is wrong and the vote right, by a line without a wrong step."""
+    def telling(self) -> tuple[bool, bool, float]:
+        """How well this shows what thinking longer does, the larger the better: whether the vote mended a wrong answer,
+        by a line without a wrong step; whether checking did; how sure the vote is.
+        """
         line = self.vote.best_line
         sound = line is not None and self.problem.extendable(line.text)
-        return sound and self.right(self.vote) and not self.right(self.greedy)
+        return sound and self.helped(self.vote), self.helped(self.checked), self.vote.confidence
 
 
 def demo(
     model: ModelOption = None,
+    suite: Annotated[
+        str | None, typer.Option(help="A suite of families, or one family [default: what the model was trained on]")
+    ] = None,
     problems: Annotated[int, typer.Option("--problems", help="How many fresh problems to try.")] = 40,
     seed: SeedOption = 0,
     tree: Annotated[Path, typer.Option(help="Where to write the tree of reasoning.")] = Path("outthink-demo.html"),
 ) -> None:
-    """Watch a small model think about fresh problems: greedily, by vote, and checked; one of them is told in full."""
+    """Watch a small model think about fresh problems: greedily, by vote, and checked; one of them is told in full.
+
+    It is one where thinking longer turned a wrong greedy answer into a right one, if there is any; the table at the end
+    says how often that happened, and how often the reverse did.
+    """
     from rich.progress import track
 
     from outthink.cli.report import print_report
     from outthink.cli.tree import tree_page
     from outthink.reason.solve import ask
-    from outthink.tasks.suites import draw_problems
+    from outthink.tasks.suites import get_suite
 
+    if problems < 1:
+        raise UserError(f"--problems {problems} must be at least 1.")
     console, page = out(), output_file(tree)
-    drawn = draw_problems(FAMILY, DIFFICULTY, "test", problems, seed)
+    chosen = None if suite is None else get_suite(suite)
     with open_model(model, "cpu", "auto") as loaded:
-        backend = loaded.engine.backend.name
+        chosen = replace(chosen or get_suite(suite_of(loaded.name)), easiest=EASIEST, hardest=HARDEST)
+        drawn = chosen.sample("test", problems, seed)
         console.print(
-            Text(f"{loaded.name} ({backend} kernels) on {len(drawn)} {FAMILY} problems that it was never trained on\n")
+            f"{loaded.name} ({loaded.engine.backend.name} kernels) on {len(drawn)} problems of {chosen.name} that it "
+            f"was never trained on, difficulty {EASIEST:g} to {HARDEST:g}\n",
+            soft_wrap=True,
+            markup=False,
         )
         bar = iter(track(range(len(drawn)), "thinking", console=err(), transient=True))
         next(bar)
         trials = asyncio.run(_try_all(loaded, drawn, seed, lambda: next(bar, None)))
-        shown = max(trials, key=lambda t: (t.telling, t.vote.confidence))
+        shown = max(trials, key=lambda t: t.telling)
         question = ask(shown.problem, chat=loaded.loaded.tokenizer.chat_template is not None)
         _heading(f"{shown.problem.prompt}")
+        _heading(f"{shown.problem.family}, difficulty {shown.problem.difficulty:g}\n", style="dim")
         _heading("one greedy line", style="dim")
         print_report(console, shown.greedy, question)
         _heading(f"\n{LINES} sampled lines, and their vote", style="dim")
@@ -80,6 +103,15 @@ def demo(
         write_text(page, tree_page(shown.vote, question, {"model": loaded.name, "strategy": "majority-vote"}))
     console.print(Text(f"\nthe tree of reasoning behind the vote: {tree}"), soft_wrap=True)
     _summary(trials)
+    console.print(Text(_verdict(trials, shown)), soft_wrap=True)
+
+
+def suite_of(name: str) -> str:
+    """What a bundled model was trained on: the family that its name begins with, else all of them."""
+    from outthink.tasks.families import family_names
+
+    stem = name.rpartition("-")[0]
+    return stem if stem in family_names() else "outthink-core"
 
 
 async def _try_all(model: Model, drawn: Sequence[Problem], seed: int, done: Callable[[], object]) -> list[Trial]:
@@ -87,7 +119,7 @@ async def _try_all(model: Model, drawn: Sequence[Problem], seed: int, done: Call
     from outthink.core.sampling import Sampling
     from outthink.reason.solve import ask, think
 
-    gate = asyncio.Semaphore(4)
+    gate = asyncio.Semaphore(IN_FLIGHT)
 
     async def one(problem: Problem) -> Trial:
         async with gate:
@@ -118,12 +150,32 @@ def _summary(trials: Sequence[Trial]) -> None:
         tokens = sum(p.cost.tokens + p.cost.cached for p in posteriors) / len(trials)
         row = [name, _interval(proportion(right), ".0%"), f"{tokens:,.0f}"]
         if name != "greedy":
-            helped = sum(now and not before for now, before in zip(right, greedy, strict=True))
+            helped = sum(map(Trial.helped, trials, posteriors))
             hurt = sum(before and not now for now, before in zip(right, greedy, strict=True))
             row += [str(helped), str(hurt), _interval(paired_difference(right, greedy), "+.0%")]
         made.add_row(*row)
     out().print(Text(f"\nover all {len(trials)} problems, with 95% intervals (helped: wrong to right)", style="bold"))
     out().print(made)
+
+
+def _verdict(trials: Sequence[Trial], shown: Trial) -> str:
+    """What the problem told in full stands for, and how often its like came up."""
+    wrong = sum(not trial.right(trial.greedy) for trial in trials)
+    mended, checked = (sum(t.helped(p) for t, p in zip(trials, found, strict=True)) for found in _longer(trials))
+    spoiled = sum(t.right(t.greedy) and not t.right(t.vote) for t in trials)
+    counts = (
+        f"\nOf {wrong} wrong greedy answers the vote mended {mended} and checking {checked}; of "
+        f"{len(trials) - wrong} right ones the vote spoiled {spoiled}."
+    )
+    if shown.telling[0]:
+        return counts + " The problem above is one that it mended, the one where it is surest."
+    if shown.telling[1]:
+        return counts + " The problem above is one that checking mended; the vote mended none by right steps."
+    return counts + " The problem above was not mended: with this seed there is none to show; try --seed."
+
+
+def _longer(trials: Sequence[Trial]) -> tuple[list[Posterior], list[Posterior]]:
+    return [trial.vote for trial in trials], [trial.checked for trial in trials]
 
 
 def _interval(estimate: Estimate, form: str) -> str:
