@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from outthink.core.sampling import Sampling, Until
     from outthink.lm.model import Model, load
     from outthink.lm.protocol import LM, Branch
+    from outthink.lm.remote.model import RemoteModel, connect
     from outthink.reason.solve import ask, solve, think
 
 __version__ = "0.1.0"
@@ -34,7 +35,9 @@ _PUBLIC = {
     "Question": "outthink.core.question",
     "Sampling": "outthink.core.sampling",
     "Until": "outthink.core.sampling",
+    "RemoteModel": "outthink.lm.remote.model",
     "ask": "outthink.reason.solve",
+    "connect": "outthink.lm.remote.model",
     "load": "outthink.lm.model",
     "solve": "outthink.reason.solve",
     "think": "outthink.reason.solve",
@@ -50,10 +53,12 @@ __all__ = [
     "Model",
     "Posterior",
     "Question",
+    "RemoteModel",
     "Sampling",
     "Until",
     "__version__",
     "ask",
+    "connect",
     "load",
     "solve",
     "think",

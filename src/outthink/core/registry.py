@@ -25,7 +25,8 @@ class Method:
     ``guarantee``: `lossless` (the output law is exactly the reference's), `unbiased` (the stated estimate has the right
     expectation at every sample size), `consistent` (right in the limit of samples), `bounded` (a stated error bound
     holds), `heuristic` (measured only). ``promise`` says of what. ``models`` names the options that are language models
-    beside the main one: `outthink.solve` opens those given by name, on the same bill.
+    beside the main one: `outthink.solve` opens those given by name, on the same bill. ``needs``: which of
+    `outthink.lm.needs.NEEDS` it asks of a language model.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Method:
     paper: str
     run: Callable[..., Any]
     models: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -68,9 +70,10 @@ def method(
     promise: str,
     paper: str,
     models: tuple[str, ...] = (),
+    needs: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], Method]:
     """Make a `Method` of the decorated function."""
-    return lambda run: Method(name, family, summary, guarantee, promise, paper, run, models)
+    return lambda run: Method(name, family, summary, guarantee, promise, paper, run, models, needs)
 
 
 class Registry(Generic[T]):

@@ -6,8 +6,7 @@ import os
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 import outthink.models
 from outthink.core.budget import Ledger
@@ -18,14 +17,15 @@ from outthink.engine.thread import EngineThread
 from outthink.kernels.cpu.backend import CpuBackend
 from outthink.kernels.cpu.extension import why_not
 from outthink.kernels.cpu.weights import coded_format
-from outthink.kernels.reference.paged import TorchBackend
 from outthink.kernels.step import Backend
 from outthink.lm.local import LocalLM
-from outthink.models.checkpoint import LoadedModel, StoredWeights, load_model
 from outthink.models.config import ModelConfig
 from outthink.models.flops import head_flops, prefill_flops
-from outthink.models.quantized import round_layers, stored_layout
+from outthink.models.opened import MappedWeights, OpenedModel, open_model
 from outthink.scheduling import Limits
+
+if TYPE_CHECKING:
+    from outthink.models.checkpoint import LoadedModel
 
 PAGE_SIZE = 16
 BUNDLED = Path(outthink.models.__file__).parent / "bundled"
@@ -43,7 +43,7 @@ class Model:
     Make one with `outthink.load`; `close` it, or use it as a context manager, to stop its thread.
     """
 
-    loaded: LoadedModel
+    loaded: LoadedModel | OpenedModel
     thread: EngineThread
 
     @property
@@ -57,6 +57,15 @@ class Model:
     def session(self, ledger: Ledger | None = None, sampling: Sampling | None = None) -> LocalLM:
         """This model as an `LM` bound to ``ledger`` (unlimited by default), with a tree of its own."""
         return LocalLM(self.thread, self.loaded.tokenizer, ledger or Ledger(), sampling, name=self.name)
+
+    @property
+    def chat(self) -> bool:
+        """Whether the model has a chat template."""
+        return self.loaded.tokenizer.chat_template is not None
+
+    def spell(self, token: int) -> str:
+        """What a token id spells; broken characters are replaced."""
+        return self.loaded.tokenizer.token_bytes(token).decode(errors="replace")
 
     def close(self) -> None:
         """Stop the engine; requests in flight end with an EngineError."""
@@ -121,7 +130,7 @@ def open_backend(
     kv_gib: float | None,
     weights: str = "auto",
     kv: str = "auto",
-) -> tuple[LoadedModel, Backend]:
+) -> tuple[LoadedModel | OpenedModel, Backend]:
     """The model and the backend that computes it; see `load`.
 
     Raises UnknownNameError for an unknown backend or format, CapabilityError where ``cpu`` cannot run this model.
@@ -132,42 +141,58 @@ def open_backend(
     if backend == "cpu" and device != "cpu":
         raise UserError(f"The backend 'cpu' runs on the CPU, not on {device!r}; leave one of the two out.")
     if backend == "reference" or device != "cpu":
-        return _reference(load_model(source, dtype=dtype, device=device), kv_gib, weights, kv)
-    # Packed straight from the files: in the stored dtype this maps the model and reads none of it.
-    loaded = load_model(source, dtype="auto", expand=False)
-    reason = why_not(loaded.config)
+        return _reference(source, dtype, device, kv_gib, weights, kv)
+    # Packed straight from the files, and without torch, which takes longer to import than all the rest.
+    opened = open_model(source, dtype)
+    reason = why_not(opened.config)
     if reason is None or backend == "cpu":
-        return _compiled(loaded, dtype, kv_gib, weights, kv)
+        return _compiled(opened, dtype, kv_gib, weights, kv)
     warnings.warn(f"{reason} Running on plain torch, which is several times slower.", stacklevel=3)
-    return _reference(load_model(source, dtype=dtype), kv_gib, weights, kv)
+    return _reference(source, dtype, device, kv_gib, weights, kv)
 
 
 def _compiled(
-    loaded: LoadedModel, dtype: str, kv_gib: float | None, weights: str, kv: str
-) -> tuple[LoadedModel, Backend]:
-    plain = "bfloat16" if (loaded.config.dtype if dtype == "auto" else dtype) == "bfloat16" else "float32"
-    loaded = replace(loaded, config=replace(loaded.config, dtype=plain))
-    layout = stored_layout(loaded.source) if weights == dtype == "auto" else None
+    opened: OpenedModel, dtype: str, kv_gib: float | None, weights: str, kv: str
+) -> tuple[OpenedModel, Backend]:
+    plain = "bfloat16" if opened.config.dtype == "bfloat16" else "float32"
+    opened = replace(opened, config=replace(opened.config, dtype=plain))
 
-    def make(weight_format: str, group: int, expand: bool) -> tuple[LoadedModel, Backend]:
+    def make(weight_format: str, group: int, tensors: Any) -> tuple[OpenedModel, Backend]:
         kv_format = kv if kv != "auto" else "float32" if weight_format == "float32" else "bfloat16"
-        pages = num_pages(loaded.config, KV_BYTES[kv_format], kv_gib)
-        tensors = StoredWeights(loaded, expand)
+        pages = num_pages(opened.config, KV_BYTES[kv_format], kv_gib)
         options = {"weight_format": weight_format, "group": group, "kv_format": kv_format}
-        return loaded, CpuBackend(loaded.model, pages, tensors=tensors, **options)
+        return opened, CpuBackend(opened, pages, tensors=tensors, **options)
 
-    if layout is not None:
-        chosen = coded_format(loaded.config, layout.bits, layout.group)
+    rounded = plain if weights == "auto" else weights
+    if not opened.quantized:
+        return make(rounded, 32, MappedWeights(opened))
+    from outthink.models.checkpoint import StoredWeights
+    from outthink.models.quantized import stored_layout
+
+    if weights == dtype == "auto" and (layout := stored_layout(opened.source)) is not None:
+        chosen = coded_format(opened.config, layout.bits, layout.group)
         try:
             if chosen is None:
-                raise CapabilityError(f"The CPU kernels do not compute on the codes of {layout.name} in this layout.")
-            return make(*chosen, expand=False)
+                groups = f"groups of {layout.group}" if layout.group else "whole channels"
+                raise CapabilityError(
+                    f"The CPU kernels do not take codes of {layout.bits} bits in {groups} as they are."
+                )
+            return make(*chosen, StoredWeights(opened, expand=False))
         except CapabilityError as error:
             warnings.warn(f"{error} The weights are dequantized to {plain}.", stacklevel=4)
-    return make(plain if weights == "auto" else weights, 32, expand=True)
+    return make(rounded, 32, StoredWeights(opened))
 
 
-def _reference(loaded: LoadedModel, kv_gib: float | None, weights: str, kv: str) -> tuple[LoadedModel, Backend]:
+def _reference(
+    source: str | Path, dtype: str, device: str, kv_gib: float | None, weights: str, kv: str
+) -> tuple[LoadedModel, Backend]:
+    import torch
+
+    from outthink.kernels.reference.paged import TorchBackend
+    from outthink.models.checkpoint import load_model
+    from outthink.models.quantized import round_layers
+
+    loaded = load_model(source, dtype=dtype, device=device)
     if kv not in ("auto", loaded.config.dtype):
         raise UserError(f"kv={kv!r}: the reference backend keeps keys and values in the dtype of the weights.")
     if weights != "auto":

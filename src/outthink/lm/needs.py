@@ -11,6 +11,7 @@ NEEDS = {
     "continuation": "extends lines that are partly written",
     "log_probs": "weighs the log-probabilities of drawn tokens",
     "sample_log_probs": "weighs the log-probabilities that tokens were drawn with",
+    "biased_log_probs": "draws with biases of its own and weighs the log-probabilities of that",
     "top_log_probs": "reads the likeliest tokens beside each drawn one",
     "token_ids": "names tokens by id",
     "score": "scores given text",

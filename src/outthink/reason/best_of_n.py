@@ -15,6 +15,7 @@ from outthink.reason.population import weigh
 from outthink.reason.waves import sample_lines
 from outthink.verify import Verifier
 from outthink.verify.likelihood import Likelihood
+from outthink.verify.needs import check_verifier
 
 
 @method(
@@ -36,6 +37,7 @@ async def best_of_n(
 ) -> Posterior:
     """Each answer weighs as its best line; the verifier is the model's own likelihood where none is given."""
     judge = verifier or Likelihood()
+    check_verifier(lm, judge)
     scores: dict[Branch, float] = {}
     async with await lm.root(question.prompt) as root:
         async for wave in sample_lines(root, n, ledger, Until(max_tokens)):

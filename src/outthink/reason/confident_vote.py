@@ -30,6 +30,7 @@ from outthink.verify import Verifier
     guarantee="heuristic",
     promise="none beyond measurement: with keep=1 every line votes, weighted by its lowest confidence",
     paper="Fu et al. 2025, Deep Think with Confidence, arXiv:2508.15260",
+    needs=("continuation", "top_log_probs"),
 )
 async def confident_vote(
     question: Question,

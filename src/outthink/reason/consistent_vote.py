@@ -29,6 +29,7 @@ from outthink.verify import Verifier
     "with n; what pruning drops is measured only",
     paper="Zhou et al. 2025, Bridging Internal Probability and Self-Consistency for Effective and Efficient LLM "
     "Reasoning, arXiv:2502.00511",
+    needs=("log_probs",),
 )
 async def probability_consistency(
     question: Question,

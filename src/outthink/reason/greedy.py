@@ -22,6 +22,7 @@ from outthink.verify import Verifier
     guarantee="lossless",
     promise="the line is the model's own greedy continuation; its confidence is that line's probability",
     paper="the ordinary decoder; no paper",
+    needs=("log_probs",),
 )
 async def greedy(
     question: Question, lm: LM, verifier: Verifier | None, ledger: Ledger, *, max_tokens: int | None = None

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from os import PathLike
 from typing import Any
 
 from outthink.core.budget import Budget, Ledger
@@ -14,11 +15,13 @@ from outthink.core.posterior import Posterior
 from outthink.core.question import Question, parse_answer
 from outthink.core.registry import Method
 from outthink.core.sampling import Sampling
-from outthink.lm.model import Model, load
+from outthink.lm.model import load
 from outthink.lm.protocol import LM
+from outthink.lm.source import LanguageModel
 from outthink.reason import STRATEGIES
 from outthink.tasks.problem import Problem
-from outthink.verify import VERIFIERS, Verifier
+from outthink.verify import Verifier, opened
+from outthink.verify.needs import check_model
 
 
 def ask(problem: str | Problem | Question, *, chat: bool = True) -> Question:
@@ -47,14 +50,16 @@ async def think(
 ) -> Posterior:
     """Run a strategy over ``lm`` and its ledger. Never raises for want of budget.
 
-    Raises UnknownNameError for a strategy or verifier that is not known, UserError for an option that it has not.
+    Raises UnknownNameError for a strategy or verifier that is not known, UserError for an option that it has not, and
+    CapabilityError where ``lm`` does not offer what they need; before anything is spent.
     """
     method = STRATEGIES.get(strategy) if isinstance(strategy, str) else strategy
-    judge = VERIFIERS.get(verifier)() if isinstance(verifier, str) else verifier
     method.check_options(options)
-    if judge is not None:
-        judge.require(question)
-    posterior = await method.run(question, lm, judge, lm.ledger, **options)
+    async with opened(verifier, lm) as judge:
+        if judge is not None:
+            judge.require(question)
+        check_model(lm, method, judge)
+        posterior = await method.run(question, lm, judge, lm.ledger, **options)
     cut = lm.ledger.exhausted or any(thought.finish == "budget" for thought in lm.tree.walk())
     stopped = "budget" if cut and posterior.stopped != "verified" else posterior.stopped
     return replace(posterior, cost=lm.ledger.bill, tree=lm.tree, method=method.name, stopped=stopped)
@@ -63,7 +68,7 @@ async def think(
 def solve(
     problem: str | Problem | Question,
     *,
-    model: str | Model | None = None,
+    model: str | LanguageModel | None = None,
     strategy: str = "majority-vote",
     budget: str | Budget | None = None,
     verifier: str | Verifier | None = None,
@@ -73,12 +78,13 @@ def solve(
 ) -> Posterior:
     """Think about ``problem`` within ``budget`` and return the posterior over answers.
 
-    ``model`` is a directory, a hub id, or what `outthink.load` returned; by default the bundled model. ``options`` are
-    the strategy's own, such as ``n=16``. ``on_start`` is handed the `LM`, whose ``tree`` and ``ledger`` show progress.
+    ``model`` is a directory, a hub id, or what `outthink.load` or `outthink.connect` returned; by default the bundled
+    model. ``options`` are the strategy's own, such as ``n=16``. ``on_start`` is handed the `LM`, whose ``tree`` and
+    ``ledger`` show progress.
     """
     limits = budget if isinstance(budget, Budget) else Budget(budget)
     method = STRATEGIES.get(strategy)
-    if isinstance(model, Model):
+    if not (model is None or isinstance(model, str | PathLike)):
         return _run(_solve(problem, model, method, limits, verifier, sampling, on_start, options))
     with load(model) as loaded:
         return _run(_solve(problem, loaded, method, limits, verifier, sampling, on_start, options))
@@ -96,7 +102,7 @@ def _run(work: Coroutine[Any, Any, Posterior]) -> Posterior:
 
 async def _solve(
     problem: str | Problem | Question,
-    model: Model,
+    model: LanguageModel,
     method: Method,
     budget: Budget,
     verifier: str | Verifier | None,
@@ -104,7 +110,7 @@ async def _solve(
     on_start: Callable[[LM], None] | None,
     options: dict[str, Any],
 ) -> Posterior:
-    question = ask(problem, chat=model.loaded.tokenizer.chat_template is not None)
+    question = ask(problem, chat=model.chat)
     lm = model.session(Ledger(budget), sampling)
     if on_start is not None:
         on_start(lm)

@@ -25,6 +25,7 @@ from outthink.verify import Verifier
     promise="none beyond measurement: completions of one line share its beginnings; their spread tells an unsure line",
     paper="Hammoud et al. 2025, Beyond the Last Answer: Your Reasoning Trace Uncovers More than You Think, "
     "arXiv:2504.20708",
+    needs=("continuation",),
 )
 async def subthought_vote(
     question: Question,

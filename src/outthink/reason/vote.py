@@ -45,6 +45,7 @@ async def majority_vote(
     guarantee="heuristic",
     promise="none beyond measurement: weights depend on length, and lines are already sampled by probability",
     paper=PAPER + ', section 3.1, "weighted sum (normalized)"',
+    needs=("log_probs",),
 )
 async def probability_vote(
     question: Question,

@@ -15,6 +15,7 @@ from outthink.reason.population import weigh
 from outthink.reason.waves import sample_lines
 from outthink.verify import Verifier
 from outthink.verify.likelihood import Likelihood
+from outthink.verify.needs import check_verifier
 
 
 @method(
@@ -38,6 +39,7 @@ async def weighted_vote(
 ) -> Posterior:
     """A line weighs exp(score of the whole line); where none is above 0, all lines vote alike."""
     judge = verifier or Likelihood()
+    check_verifier(lm, judge)
     scores: dict[Branch, float] = {}
     async with await lm.root(question.prompt) as root:
         async for wave in sample_lines(root, n, ledger, Until(max_tokens)):

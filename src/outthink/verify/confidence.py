@@ -25,6 +25,8 @@ class TokenConfidence:
 
     name = "confidence"
     sound = False
+    partial = True
+    needs = ("top_log_probs",)
 
     def __init__(self, window: int | None = None) -> None:
         self.window = window
@@ -58,6 +60,8 @@ class Entropy:
 
     name = "entropy"
     sound = False
+    partial = True
+    needs = ("top_log_probs",)
 
     def require(self, question: Question) -> None:
         """Any question will do."""

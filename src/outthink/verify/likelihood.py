@@ -18,6 +18,8 @@ class Likelihood:
 
     name = "likelihood"
     sound = False
+    partial = True
+    needs = ("log_probs",)
 
     def require(self, question: Question) -> None:
         """Any question will do."""

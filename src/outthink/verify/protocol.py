@@ -7,17 +7,21 @@ from typing import Protocol
 
 from outthink.core.budget import Ledger
 from outthink.core.question import Question
-from outthink.lm.protocol import Branch
+from outthink.lm.protocol import LM, Branch
 
 
 class Verifier(Protocol):
     """Scores whole or partial lines of thought.
 
-    ``name``: how commands call it. ``sound``: a line that it accepts is certainly right.
+    ``name``: how commands call it. ``sound``: a line that it accepts is certainly right. ``partial``: it can judge lines
+    that are on the way, and not just finished ones. One that needs more of the model than the text of its lines names
+    that in ``needs``, a tuple of `outthink.lm.needs.NEEDS`. A class that is not made without arguments is an `Opens`
+    besides; one that holds something open has ``close()``.
     """
 
     name: str
     sound: bool
+    partial: bool
 
     def require(self, question: Question) -> None:
         """Raise CapabilityError where the question is not one that it can judge. Asked before anything is spent."""
@@ -29,4 +33,15 @@ class Verifier(Protocol):
 
     def accepts(self, score: float) -> bool:
         """Whether a line with this score counts as verified."""
+        ...
+
+
+class Opens(Protocol):
+    """What a class of verifiers has that is not made without arguments."""
+
+    @classmethod
+    def open(cls, lm: LM | None, argument: str) -> Verifier:
+        """The verifier that ``name:argument`` asks for, to judge lines of ``lm``; ``argument`` is empty where none was
+        given.
+        """
         ...

@@ -43,6 +43,7 @@ class Route:
             "continuation": self.continues,
             "log_probs": self.top >= 0,
             "sample_log_probs": self.top >= 0 and knows_own_law(sampling),
+            "biased_log_probs": False,
             "top_log_probs": self.top > 0,
             "token_ids": self.token_ids,
             "score": self.echoes,

@@ -17,6 +17,7 @@ from outthink.reason.particles.sweep import Plan
 from outthink.reason.particles.target import Verified
 from outthink.reason.segment import Segmenter
 from outthink.verify import Verifier
+from outthink.verify.needs import check_verifier
 
 PAPER = (
     "Puri et al. 2025, A Probabilistic Inference Approach to Inference-Time Scaling of LLMs using Particle-Based "
@@ -35,6 +36,7 @@ PROMISE = (
     guarantee="unbiased",
     promise=PROMISE,
     paper=PAPER,
+    needs=("continuation",),
 )
 async def particle_filter(
     question: Question,
@@ -60,6 +62,7 @@ async def particle_filter(
     check_options(islands=islands, every=every)
     plan = plan_of(steps, max_tokens, resample=resampler(resampling), floor=floor, early=early, every=every)
     target = Verified(question, verifier, ledger)
+    check_verifier(lm, target.verifier)
     async with await lm.root(question.prompt) as root:
         return await filter_islands(question, root, target, plan, lm.sampling.seed, n, islands, ledger)
 
@@ -73,6 +76,7 @@ async def particle_filter(
     paper="Giannone et al. 2025, Mitigating Premature Exploitation in Particle-based Monte Carlo for Inference-Time "
     "Scaling, arXiv:2510.05825; resampling by priority scores: Liu 2001, Monte Carlo Strategies in Scientific "
     "Computing, section 3.4.2",
+    needs=("continuation",),
 )
 async def entropic_particle_filter(
     question: Question,
@@ -94,6 +98,7 @@ async def entropic_particle_filter(
     resample = resampler(resampling)
     plan = plan_of(steps, max_tokens, resample=resample, size=perplexity, floor=floor, flat=True)
     target = Verified(question, verifier, ledger)
+    check_verifier(lm, target.verifier)
     async with await lm.root(question.prompt) as root:
         return await filter_islands(question, root, target, plan, lm.sampling.seed, n, islands, ledger)
 

@@ -23,6 +23,7 @@ from outthink.reason.particles.sweep import Particle, Plan, Sweep, first_moves, 
 from outthink.reason.particles.target import Target, Verified
 from outthink.reason.segment import Segmenter
 from outthink.verify import Verifier
+from outthink.verify.needs import check_verifier
 
 Line = Sequence[Particle]
 
@@ -48,6 +49,7 @@ class Chain:
     promise="each sweep after the first leaves p(line) x exp(verifier score) invariant, for two particles or more, so "
     "that answer shares tend to it with the number of sweeps; the evidence comes from first sweeps and is unbiased",
     paper=PAPER + "; Andrieu, Doucet and Holenstein 2010, Particle Markov Chain Monte Carlo Methods, JRSS B 72",
+    needs=("continuation",),
 )
 async def particle_gibbs(
     question: Question,
@@ -65,6 +67,7 @@ async def particle_gibbs(
     """``n`` particles, shared out over ``chains`` independent chains of ``sweeps`` sweeps each."""
     check_options(chains=chains, sweeps=sweeps)
     plan, target = plan_of(steps, max_tokens, floor=floor), Verified(question, verifier, ledger)
+    check_verifier(lm, target.verifier)
     return await _chains(question, lm, target, [plan], ledger, n, chains, sweeps)
 
 
@@ -75,6 +78,7 @@ async def particle_gibbs(
     guarantee="consistent",
     promise="as particle-gibbs: swaps between neighbours on the ladder leave the law of all of them invariant",
     paper=PAPER + ", parallel tempering; Geyer 1991, Markov Chain Monte Carlo Maximum Likelihood",
+    needs=("continuation",),
 )
 async def tempered_particle_gibbs(
     question: Question,
@@ -97,6 +101,7 @@ async def tempered_particle_gibbs(
     if not powers or powers[0] != 1 or not all(0 <= power <= 1 for power in powers):
         raise UserError(f"powers={powers!r} must begin with 1 and go on with numbers between 0 and 1.")
     plan, target = plan_of(steps, max_tokens, floor=floor), Verified(question, verifier, ledger)
+    check_verifier(lm, target.verifier)
     plans = [replace(plan, power=power) for power in powers]
     return await _chains(question, lm, target, plans, ledger, n, chains, sweeps)
 

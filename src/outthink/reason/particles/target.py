@@ -11,7 +11,6 @@ from outthink.core.sampling import Sampling
 from outthink.lm.protocol import Branch
 from outthink.posterior.potential import Potential, Prefix
 from outthink.verify import Verifier
-from outthink.verify.exact import ExactChecker
 from outthink.verify.likelihood import Likelihood
 
 
@@ -36,7 +35,7 @@ class Target(Protocol):
 class Verified:
     """The verifier's score of a line is its log-potential.
 
-    A checker that judges only answers says nothing of lines on the way: their log-potential is 0.
+    One that judges only finished lines says nothing of those on the way: their log-potential is 0.
     """
 
     corrected = False
@@ -44,11 +43,10 @@ class Verified:
     def __init__(self, question: Question, verifier: Verifier | None, ledger: Ledger) -> None:
         self.question, self.verifier, self.ledger = question, verifier or Likelihood(), ledger
         self.verifier.require(question)
-        self._answers_only = isinstance(self.verifier, ExactChecker)
 
     async def log_potentials(self, branches: Sequence[Branch], whole: Sequence[bool]) -> list[float]:
         """See `Target.log_potentials`."""
-        judged = [b for b, w in zip(branches, whole, strict=True) if w or not self._answers_only]
+        judged = [b for b, w in zip(branches, whole, strict=True) if w or self.verifier.partial]
         scores = await self.verifier.score(self.question, judged, self.ledger) if judged else []
         found = dict(zip(judged, scores, strict=True))
         return [found.get(branch, 0.0) for branch in branches]

@@ -18,6 +18,7 @@ from outthink.reason.particles.filters import PROMISE, check_options, plan_of
 from outthink.reason.particles.islands import filter_islands
 from outthink.reason.particles.target import Target, Verified, Weighted, prefix_of
 from outthink.verify import Verifier
+from outthink.verify.needs import check_verifier
 
 
 class NoTwist:
@@ -72,6 +73,7 @@ class Twisted:
     promise=PROMISE,
     paper="Lew et al. 2023, Sequential Monte Carlo Steering of Large Language Models using Probabilistic Programs, "
     "arXiv:2306.03081",
+    needs=("continuation", "sample_log_probs"),
 )
 async def token_smc(
     question: Question,
@@ -93,6 +95,8 @@ async def token_smc(
     check_options(islands=islands, every=every)
     plan = plan_of(f"tokens:{every}", max_tokens, resample=resampler(resampling), floor=floor)
     target: Target = Weighted(potential) if potential is not None else Verified(question, verifier, ledger)
+    if isinstance(target, Verified):
+        check_verifier(lm, target.verifier)
     async with await lm.root(question.prompt) as root:
         return await filter_islands(question, root, target, plan, lm.sampling.seed, n, islands, ledger)
 
@@ -106,6 +110,7 @@ async def token_smc(
     "particle weighs the evidence exactly",
     paper="Zhao et al. 2024, Probabilistic Inference in Language Models via Twisted Sequential Monte Carlo, "
     "arXiv:2404.17546",
+    needs=("continuation", "biased_log_probs", "token_ids"),
 )
 async def twisted_smc(
     question: Question,
@@ -127,6 +132,8 @@ async def twisted_smc(
     check_options(islands=islands)
     plan = plan_of("tokens:1", max_tokens, resample=resampler(resampling), floor=floor)
     goal: Target = Weighted(potential) if potential is not None else Verified(question, verifier, ledger)
+    if isinstance(goal, Verified):
+        check_verifier(lm, goal.verifier)
     target = Twisted(goal, twist or NoTwist(), lm.sampling)
     async with await lm.root(question.prompt) as root:
         return await filter_islands(question, root, target, plan, lm.sampling.seed, n, islands, ledger)

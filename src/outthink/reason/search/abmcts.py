@@ -97,6 +97,7 @@ class Thompson:
     paper="Inoue et al. 2025, Wider or Deeper? Scaling LLM Inference-Time Compute with Adaptive Branching Tree "
     "Search, arXiv:2503.04412 (AB-MCTS-A, Beta posteriors); here a line's first steps are kept where the paper refines "
     "an answer by feedback",
+    needs=("continuation",),
 )
 async def ab_mcts(
     question: Question,

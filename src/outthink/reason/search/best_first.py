@@ -103,6 +103,7 @@ async def best_first(
     "cheap are extended",
     paper="Kang et al. 2024, MindStar, arXiv:2405.16265; the bound: Orseau et al. 2018, Single-Agent Policy Tree "
     "Search With Guarantees, arXiv:1811.10928",
+    needs=("continuation",),
 )
 async def levin(
     question: Question,
@@ -158,6 +159,7 @@ def levin_cost(depth: int, log_policy: float) -> float:
     promise="with a verifier that never scores a line below the best line that can follow it, the first finished line "
     "is the best of the whole tree of draws",
     paper="Chatziveroglou 2025, A*-Decoding: Token-Efficient Inference Scaling, arXiv:2505.13672",
+    needs=("continuation", "log_probs"),
 )
 async def a_star(
     question: Question,

@@ -24,6 +24,7 @@ from outthink.verify import Verifier
     guarantee="heuristic",
     promise="as good as the verifier's scores; no tree waits for another",
     paper="Beeching, Tunstall and Rush 2024, Scaling Test-Time Compute with Open Models (diverse verifier tree search)",
+    needs=("continuation",),
 )
 async def dvts(
     question: Question,

@@ -27,6 +27,7 @@ from outthink.verify import Verifier
     guarantee="heuristic",
     promise="as good as the verifier's scores; chance keeps lines that a plain beam would drop",
     paper="Xie et al. 2023, Decomposition Enhances Reasoning via Self-Evaluation Guided Decoding, arXiv:2305.00633",
+    needs=("continuation", "log_probs"),
 )
 async def guided_beam(
     question: Question,

@@ -79,6 +79,7 @@ def mean_value(expansion: Expansion) -> float | None:
     promise="as good as the verifier's values; what is likelier to be right is visited more often",
     paper="Chen et al. 2024, AlphaMath Almost Zero: Process Supervision without Process, arXiv:2405.03553; PUCT: "
     "Silver et al. 2017, Mastering the Game of Go without Human Knowledge",
+    needs=("continuation",),
 )
 async def mcts(
     question: Question,

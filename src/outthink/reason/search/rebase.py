@@ -24,6 +24,7 @@ from outthink.verify import Verifier
     promise="as good as the verifier's scores; without a verifier's preference it is weighted voting",
     paper="Wu et al. 2024, An Empirical Analysis of Compute-Optimal Inference for Problem-Solving with Language "
     "Models, arXiv:2408.00724",
+    needs=("continuation",),
 )
 async def rebase(
     question: Question,

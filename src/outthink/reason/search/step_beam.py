@@ -22,6 +22,7 @@ from outthink.verify import Verifier
     "of them all",
     paper="Kang et al. 2024, MindStar: Enhancing Math Reasoning in Pre-trained LLMs at Inference Time, "
     "arXiv:2405.16265",
+    needs=("continuation",),
 )
 async def step_beam(
     question: Question,

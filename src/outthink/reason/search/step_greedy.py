@@ -23,6 +23,7 @@ from outthink.verify import Verifier
     promise="as good as the verifier's scores of unfinished lines",
     paper="Ma et al. 2023, Let's Reward Step by Step: Step-Level Reward Model as the Navigators for Reasoning, "
     "arXiv:2310.10080",
+    needs=("continuation",),
 )
 async def step_greedy(
     question: Question,

@@ -31,6 +31,7 @@ BOUND = "every line found is weighed by its exact probability and the rest is un
     guarantee="bounded",
     promise=BOUND + "at most the model's own; equal to it where the beam holds every line (length_penalty 0)",
     paper="Wu et al. 2016, Google's Neural Machine Translation System, arXiv:1609.08144, section 7",
+    needs=("continuation", "log_probs", "top_log_probs", "token_ids"),
 )
 async def token_beam(
     question: Question,
@@ -56,6 +57,7 @@ async def token_beam(
     promise=BOUND + "at most the model's own (length_penalty 0)",
     paper="Vijayakumar et al. 2016, Diverse Beam Search: Decoding Diverse Solutions from Neural Sequence Models, "
     "arXiv:1610.02424",
+    needs=("continuation", "log_probs", "top_log_probs", "token_ids"),
 )
 async def diverse_beam(
     question: Question,

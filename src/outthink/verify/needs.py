@@ -1,0 +1,28 @@
+"""What a verifier needs of the model whose lines it judges, that of its parts included."""
+
+from __future__ import annotations
+
+from outthink.core.registry import Method
+from outthink.lm.needs import check_needs
+from outthink.lm.protocol import LM
+from outthink.verify.protocol import Verifier
+
+_PARTS = ("part", "process", "outcome")
+
+
+def needs_of(verifier: Verifier) -> frozenset[str]:
+    """The ``needs`` of a verifier, where it has any, and of those that it is composed of."""
+    parts = [*getattr(verifier, "parts", ()), *(getattr(verifier, name) for name in _PARTS if hasattr(verifier, name))]
+    return frozenset(getattr(verifier, "needs", ())).union(*map(needs_of, parts))
+
+
+def check_model(lm: LM, method: Method, verifier: Verifier | None) -> None:
+    """Raise CapabilityError where ``lm`` does not offer what the method or the verifier needs."""
+    check_needs(method.needs, lm, f"The strategy '{method.name}'")
+    if verifier is not None:
+        check_verifier(lm, verifier)
+
+
+def check_verifier(lm: LM, verifier: Verifier) -> None:
+    """Raise CapabilityError where ``lm`` does not offer what the verifier needs."""
+    check_needs(needs_of(verifier), lm, f"The verifier '{verifier.name}'")
