@@ -11,11 +11,11 @@ import typer
 from typer.core import TyperGroup
 
 import outthink
-from outthink.cli import bench, compare, demo, doctor, generate, methods, serve, solve, tasks, train
+from outthink.cli import bench, compare, demo, doctor, generate, methods, quantize, reward, serve, solve, tasks, train
 from outthink.cli.console import complain
 from outthink.core.errors import OutthinkError, UserError
 
-COMMANDS = ("demo", "solve", "compare", "generate", "serve", "methods", "tasks", "train", "bench", "doctor")
+COMMANDS = ("demo", "solve", "compare", "generate", "serve", "methods", "tasks", "train", "reward", "bench", "doctor")
 FAILURE, MISTAKE, INTERRUPTED = 1, 2, 130
 # Usage errors of the parser below typer; their class has moved between typer's versions.
 _ParserError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -106,6 +106,8 @@ app.command()(serve.serve)
 app.add_typer(methods.app, name="methods")
 app.add_typer(tasks.app, name="tasks")
 app.command()(train.train)
+app.command()(quantize.quantize)
+app.add_typer(reward.app, name="reward")
 app.add_typer(bench.app, name="bench")
 app.command()(doctor.doctor)
 app.command()(demo.demo)

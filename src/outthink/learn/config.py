@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -103,16 +104,18 @@ class TrainConfig:
 
     def check_continues(self, earlier: dict[str, Any]) -> None:
         """Raises UserError where this configuration would compute something else than the run it continues."""
-        now = self.to_json()
-        changed = [
-            f"{k} ({earlier.get(k)!r}, now {now[k]!r})" for k in now if k not in _FREE and earlier.get(k) != now[k]
-        ]
-        if changed:
-            raise UserError(
-                f"{self.out} holds a run with other settings: {', '.join(changed)}. Continue it with the same ones, "
-                "or train into another directory."
-            )
+        check_same_run(self.out, self.to_json(), earlier, _FREE)
 
     def _items(self) -> list[tuple[str, Any]]:
         values = asdict(self)
         return [(f.name, values[f.name]) for f in fields(self)]
+
+
+def check_same_run(out: Path, now: Mapping[str, Any], earlier: Mapping[str, Any], free: Collection[str]) -> None:
+    """Raises UserError where settings other than those in ``free`` differ from the ``earlier`` ones in ``out``."""
+    changed = [f"{k} ({earlier.get(k)!r}, now {now[k]!r})" for k in now if k not in free and earlier.get(k) != now[k]]
+    if changed:
+        raise UserError(
+            f"{out} holds a run with other settings: {', '.join(changed)}. Continue it with the same ones, "
+            "or train into another directory."
+        )

@@ -70,7 +70,9 @@ class Encoder:
         return RewardDocument(ids, len(question), ((len(ids) - 1, float(line.right)),) if line.ended else ())
 
 
-def documents_of(problems: Iterable[LabelledProblem], encoder: Encoder, kind: str, longest: int) -> list[RewardDocument]:
+def documents_of(
+    problems: Iterable[LabelledProblem], encoder: Encoder, kind: str, longest: int
+) -> list[RewardDocument]:
     """The documents of a ``kind`` of reward with at least one label, of at most ``longest`` tokens each."""
     documents = []
     for found in problems:
