@@ -3,13 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check test-slow test-gpu clean
+.PHONY: demo test check test-slow test-gpu test-clients clean
 
 demo: $(VENV)/.installed  ## Watch a small model think: sample, vote, verify; prints answer, posterior and bill.
 	$(BIN)/outthink demo
 
 test: $(VENV)/.installed-dev check  ## Lint, types, import rules, then the test suite.
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu and not clients"
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check src tests
@@ -33,6 +33,9 @@ $(VENV)/.installed: pyproject.toml CMakeLists.txt $(wildcard src/outthink/kernel
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[dev]"
 	touch $@
+
+test-clients: $(VENV)/.installed-dev  ## The checks against other servers, installed in environments of their own.
+	$(BIN)/python -m pytest -m clients
 
 clean:
 	rm -rf $(VENV) build dist

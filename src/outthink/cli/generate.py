@@ -13,12 +13,14 @@ from outthink.cli.console import err, print_json, printable, read_text
 from outthink.cli.interrupt import first_interrupt
 from outthink.cli.options import (
     BackendOption,
+    BaseUrlOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
+    KeyOption,
     ModelOption,
     SeedOption,
-    open_model,
+    open_anywhere,
 )
 from outthink.cli.stream import TextStream, to_stdout
 from outthink.core.budget import Ledger
@@ -27,8 +29,8 @@ from outthink.core.question import Prompt
 from outthink.core.sampling import Sampling, Until
 
 if TYPE_CHECKING:
-    from outthink.lm.model import Model
     from outthink.lm.protocol import Branch
+    from outthink.lm.source import LanguageModel
 
 
 def generate(
@@ -53,6 +55,8 @@ def generate(
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "auto",
     backend: BackendOption = "auto",
+    base_url: BaseUrlOption = None,
+    api_key_env: KeyOption = None,
     json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The text alone.")] = False,
 ) -> None:
@@ -69,7 +73,7 @@ def generate(
     if chat or system is not None:
         turns = ([] if system is None else [("system", system)]) + [("user", content)]
         prompt = [{"role": role, "content": words} for role, words in turns]
-    with open_model(model, device, dtype, backend) as loaded:
+    with open_anywhere(model, device, dtype, backend, base_url, api_key_env) as loaded:
         ledger = Ledger()
         stream = n == 1 and not json and logprobs is None
         with first_interrupt(ledger.cancel):
@@ -93,7 +97,7 @@ def generate(
 
 
 async def _write(
-    model: Model, prompt: Prompt, n: int, until: Until, sampling: Sampling, ledger: Ledger, stream: bool
+    model: LanguageModel, prompt: Prompt, n: int, until: Until, sampling: Sampling, ledger: Ledger, stream: bool
 ) -> list[Branch]:
     """Grow ``n`` branches; with ``stream`` the one is shown while it grows."""
     lm = model.session(ledger, sampling)
@@ -107,32 +111,28 @@ async def _write(
     return branches
 
 
-def _choice(model: Model, branch: Branch, logprobs: int | None) -> dict[str, Any]:
+def _choice(model: LanguageModel, branch: Branch, logprobs: int | None) -> dict[str, Any]:
     choice: dict[str, Any] = {"text": branch.completion, "tokens": len(branch.tokens), "finish": branch.finish}
     if logprobs is not None:
         choice["logprobs"] = _log_probs(model, branch)
     return choice
 
 
-def _log_probs(model: Model, branch: Branch) -> list[dict[str, Any]]:
+def _log_probs(model: LanguageModel, branch: Branch) -> list[dict[str, Any]]:
     """For each token its text, log-probability (nats), and the likeliest tokens that were asked for."""
     tops = branch.top_log_probs or [()] * len(branch.tokens)
     return [
         {
-            "token": _spell(model, token),
+            "token": model.spell(token),
             "id": token,
             "log_prob": log_prob,
-            "top": [{"token": _spell(model, i), "id": i, "log_prob": value} for i, value in top],
+            "top": [{"token": model.spell(i), "id": i, "log_prob": value} for i, value in top],
         }
         for token, log_prob, top in zip(branch.tokens, branch.log_probs, tops, strict=True)
     ]
 
 
-def _spell(model: Model, token: int) -> str:
-    return model.loaded.tokenizer.token_bytes(token).decode(errors="replace")
-
-
-def _print_choices(model: Model, branches: list[Branch], logprobs: int | None) -> None:
+def _print_choices(model: LanguageModel, branches: list[Branch], logprobs: int | None) -> None:
     for number, branch in enumerate(branches, 1):
         if len(branches) > 1:
             sys.stdout.write(f"--- {number} of {len(branches)} ({branch.finish})\n")

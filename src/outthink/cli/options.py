@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,11 +15,24 @@ from outthink.core.errors import CheckpointError, UserError
 
 if TYPE_CHECKING:
     from outthink.lm.model import Model
+    from outthink.lm.source import LanguageModel
     from outthink.scheduling import Limits
 
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="A directory in the Hugging Face format, a hub id, or a bundled model's name."),
+    typer.Option(
+        "--model",
+        "-m",
+        help="A directory in the Hugging Face format, a hub id, or a bundled model's name; with --base-url, the name "
+        "that the server knows it by.",
+    ),
+]
+BaseUrlOption = Annotated[
+    str | None,
+    typer.Option(help="Ask an OpenAI-compatible server instead of loading a model: http://127.0.0.1:8000/v1."),
+]
+KeyOption = Annotated[
+    str | None, typer.Option("--api-key-env", help="The environment variable that holds the server's key.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1.")]
 DtypeOption = Annotated[str, typer.Option(help="What the weights compute in: auto (as stored), float32, bfloat16...")]
@@ -50,6 +64,30 @@ def open_model(
     for message in dict.fromkeys(str(warning.message) for warning in warned if warning.category is UserWarning):
         err().print(Text(f"note: {message}", style="yellow"), soft_wrap=True)
     return loaded
+
+
+def open_anywhere(
+    source: str | None, device: str, dtype: str, backend: str, base_url: str | None, api_key_env: str | None
+) -> LanguageModel:
+    """The model called ``source``: on the server at ``base_url`` where that is given, else loaded by `open_model`.
+
+    Raises UserError for options that speak of the other place, and for a key that is not there; else what
+    `outthink.connect` or `outthink.load` raises.
+    """
+    if base_url is None:
+        if api_key_env is not None:
+            raise UserError("--api-key-env is for servers: give --base-url too, or leave it out.")
+        return open_model(source, device, dtype, backend)
+    for name, value, default in (("device", device, "cpu"), ("dtype", dtype, "auto"), ("backend", backend, "auto")):
+        if value != default:
+            raise UserError(f"--{name} {value}: with --base-url the server decides that; leave it out.")
+    key = None if api_key_env is None else os.environ.get(api_key_env)
+    if api_key_env is not None and not key:
+        raise UserError(f"The environment variable {api_key_env} is not set; it was to hold the server's key.")
+    with err().status(f"connecting to {base_url}"):
+        from outthink.lm.remote import connect
+
+        return connect(base_url, source, api_key=key)
 
 
 def read_settings(pairs: Iterable[str], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,12 +13,14 @@ from outthink.cli.console import err, out, output_file, print_json, read_text, w
 from outthink.cli.interrupt import first_interrupt
 from outthink.cli.options import (
     BackendOption,
+    BaseUrlOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
+    KeyOption,
     ModelOption,
     SeedOption,
-    open_model,
+    open_anywhere,
     read_settings,
 )
 from outthink.core.budget import Budget
@@ -50,6 +52,8 @@ def solve(
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "auto",
     backend: BackendOption = "auto",
+    base_url: BaseUrlOption = None,
+    api_key_env: KeyOption = None,
     tree: Annotated[
         Path | None, typer.Option(help="Write the tree of reasoning to this file, as a page that stands alone.")
     ] = None,
@@ -72,12 +76,12 @@ def solve(
         VERIFIERS.get(verifier)
     page = None if tree is None else output_file(tree)
 
-    with open_model(model, device, dtype, backend) as loaded:
+    with open_anywhere(model, device, dtype, backend, base_url, api_key_env) as loaded:
         from outthink.cli.progress import watched
         from outthink.reason.solve import ask
         from outthink.reason.solve import solve as think_about
 
-        question = ask(text, chat=loaded.loaded.tokenizer.chat_template is not None)
+        question = ask(text, chat=loaded.chat)
         with watched(f"{strategy}, {loaded.name}", show=not quiet) as progress, first_interrupt(progress.stop):
             posterior = think_about(
                 question,
