@@ -64,6 +64,12 @@ class QuickBranch(ToyBranch):
         await asyncio.sleep(0)
         return children
 
+    async def feed(self, text):
+        slow = await super().feed(text)
+        child = QuickBranch(self._lm, self, slow.thought, slow.key, slow._prefix, slow._unpaid)
+        child.tokens, child.text, child.completion = slow.tokens, slow.text, slow.completion
+        return child
+
     def finish_line(self, until, key, biases):
         lm, start, prefix = self._lm, len(self._prefix), self._prefix
         log_probs, drawn, text = [], [], ""
@@ -78,7 +84,8 @@ class QuickBranch(ToyBranch):
                 finish, self.ended = "stop", token == lm.end
             elif len(prefix) - start == until.max_tokens or len(prefix) >= lm.context:
                 finish = "length"
-        self._prefix, self.tokens, self.text, self.completion = prefix, prefix[start:], text, text
+        self._prefix, self.tokens, self.text = prefix, prefix[start:], text
+        self.completion = text[: min((at for stop in until.stop if (at := text.find(stop)) >= 0), default=len(text))]
         self.log_probs, self.sample_log_probs, self.finish = tuple(log_probs), tuple(drawn), finish
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import numpy as np
 import pytest
 
 from outthink.core.budget import Budget, Ledger
@@ -18,7 +19,7 @@ PROMPT = "ab"
 
 def toy(seed, ledger=None, sampling=None, alphabet="abc", end=0.0):
     law = random_law(seed, len(alphabet) + 1)
-    return ToyLM(lambda prefix: law(prefix) + [0, 0, 0, end], alphabet, ledger, sampling, context=90)
+    return ToyLM(lambda prefix: law(prefix) + np.array([0, 0, 0, end]), alphabet, ledger, sampling, context=90)
 
 
 def joint(ledger=None, sampling=None, end=-1e9):

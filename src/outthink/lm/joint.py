@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
 from types import TracebackType
+from typing import Any
 
 from outthink.core.budget import Ledger
 from outthink.core.errors import BranchClosedError
@@ -49,11 +50,13 @@ class JointLM:
 
 
 class _Ways:
-    """One place of the tree as the models see it: a branch for each that was there, of whom ``author`` wrote it."""
+    """One place of the tree as the models see it: a branch for each that was there, of whom ``author`` wrote it, and
+    the tokens that it was handed and has not computed.
+    """
 
     def __init__(self, prompt: Prompt, author: int, written: Branch) -> None:
         self.prompt, self.author, self.written = prompt, author, written
-        self.open = {author: written}
+        self.open, self.unread = {author: written}, {author: 0}
         self.opening = asyncio.Lock()
         self.closed = False
 
@@ -83,6 +86,13 @@ class JointBranch:
         """See `Branch.full_text`."""
         return self.text if self.parent is None else self.parent.full_text + self.text
 
+    @property
+    def unread(self) -> int:
+        """How many tokens of other authors its writer has still to read before it can go on, at most; the prompt is
+        not counted.
+        """
+        return self._ways.unread.get(self.writer, 0)
+
     def by(self, writer: int) -> JointBranch:
         """The same branch, to be extended, scored and fed by model ``writer``; its children are too."""
         other = copy(self)
@@ -111,6 +121,7 @@ class JointBranch:
             drawn = await way.extend(n, until, self._lm.sampling_of(self.writer, sampling), on_token)
         finally:
             self._adopt(way)
+        self._ways.unread[self.writer] = 0
         return [self._child(child) for child in drawn]
 
     async def score(self, text: str | Sequence[int]) -> list[float]:
@@ -123,6 +134,19 @@ class JointBranch:
         child = await way.feed(text)
         self._adopt(way)
         return self._child(child)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The author's, whose ``tokens`` these are."""
+        return self._ways.written.tokenizer
+
+    async def aside(self, ledger: Ledger) -> Branch:
+        """See `Branch.aside`; it is the writer that is asked."""
+        return await (await self._way()).aside(ledger)
+
+    def when_released(self, action: Callable[[], None]) -> None:
+        """See `Branch.when_released`; what other models wrote below does not count."""
+        self._ways.written.when_released(action)
 
     async def close(self) -> None:
         """See `Branch.close`."""
@@ -153,25 +177,27 @@ class JointBranch:
             if ways.closed:
                 raise BranchClosedError("A closed joint branch was used; close it only when no more is wanted of it.")
             if writer not in ways.open:
-                opened = await self._handed_over()
+                opened, unread = await self._handed_over()
                 opened.thought.move(None)
+                ways.unread[writer] = unread + len(opened.tokens)
                 ways.open[writer] = opened
                 if ways.closed:
                     await opened.close()
                     raise BranchClosedError("The branch was closed while another model was handed its text.")
             return ways.open[writer]
 
-    async def _handed_over(self) -> Branch:
+    async def _handed_over(self) -> tuple[Branch, int]:
+        """A branch of the writer for this place, and what was unread of the one that it is below."""
         text, at = "", self
         while at.parent is not None:
             text, at = at.text + text, at.parent
             if not at.closed and self.writer in at._ways.open:
-                return await at._ways.open[self.writer].feed(text)
+                return await at._ways.open[self.writer].feed(text), at._ways.unread[self.writer]
         if at is self:
-            return await self._lm.lms[self.writer].root(self._ways.prompt)
+            return await self._lm.lms[self.writer].root(self._ways.prompt), 0
         if not at.closed:
-            return await (await at.by(self.writer)._way()).feed(text)
+            return await (await at.by(self.writer)._way()).feed(text), 0
         root = await self._lm.lms[self.writer].root(self._ways.prompt)
         root.thought.move(None)
         async with root:
-            return await root.feed(text)
+            return await root.feed(text), 0

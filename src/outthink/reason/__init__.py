@@ -35,6 +35,11 @@ STRATEGIES: Registry[Method] = Registry(
         "guided-beam": "outthink.reason.search.guided_beam:guided_beam",
         "token-beam": "outthink.reason.search.token_beam:token_beam",
         "diverse-beam": "outthink.reason.search.token_beam:diverse_beam",
+        "revise": "outthink.reason.sequential.revise:revise",
+        "evolve": "outthink.reason.sequential.evolve:evolve",
+        "budget-forcing": "outthink.reason.sequential.budget_forcing:budget_forcing",
+        "speculative-steps": "outthink.reason.sequential.speculative:speculative_steps",
+        "two-models": "outthink.reason.sequential.two_models:two_models",
     },
 )
 

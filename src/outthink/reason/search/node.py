@@ -57,12 +57,13 @@ class Node:
 @dataclass(frozen=True)
 class Expansion:
     """What came of extending ``node``: one entry a draw, equal ones the same child. ``line``: the only draw and the
-    steps after it, where it was gone on with to the end.
+    steps after it, where it was gone on with to the end, and ``start`` the branch that this began from.
     """
 
     node: Node
     draws: list[Node]
     line: list[Node]
+    start: Branch | None = None
 
     @property
     def children(self) -> list[Node]:

@@ -74,10 +74,17 @@ class Purse:
         self._free -= num_children * each
         return Grant(num_children, each, num_children * each)
 
-    def settle(self, grant: Grant, spent: int, longest: float) -> None:
-        """Take back what a grant did not spend. ``longest``: tokens of its longest child and of judging it."""
+    def pay(self, tokens: int) -> None:
+        """Set ``tokens`` aside that work about to be launched takes beside its grant."""
+        self._free -= tokens
+
+    def settle(self, grant: Grant, spent: int, longest: float, alone: bool) -> None:
+        """Take back what a grant did not spend. ``longest``: tokens of its longest child and of judging it.
+
+        Where nothing else is in flight, it is ``alone``, the ledger itself says what is left.
+        """
         self._longest = max(self._longest or 0.0, longest)
-        if not self.opened:
+        if not self.opened or alone:
             self.opened, self._free = True, self._ledger.tokens_left
         elif self._free < math.inf:
             self._free += grant.reserved - spent

@@ -21,6 +21,7 @@ from outthink.reason.search.purse import Grant, Purse
 from outthink.reason.segment import Segmenter
 from outthink.verify import Verifier
 from outthink.verify.compose import for_steps
+from outthink.verify.needs import check_verifier
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class _Grown:
     spent: int
     longest: float
     last: bool
+    start: Branch | None = None
 
 
 class Search:
@@ -61,6 +63,7 @@ class Search:
         self._beside: list[Node] = []
         self.accepted: list[Node] = []
         self._lm, self._judge = lm, for_steps(verifier)
+        check_verifier(lm, self._judge)
         self._longest_line = math.inf if max_tokens is None else max_tokens
         self._purse = Purse(ledger)
         self._flight = Flight[_Grown]()
@@ -109,6 +112,10 @@ class Search:
         """Whether a whole line gives an answer."""
         return any(line.answered for line in self.all_lines)
 
+    def pay(self, tokens: int) -> None:
+        """Set tokens aside that the next launch takes beyond what it draws."""
+        self._purse.pay(tokens)
+
     def plan(self, n: int) -> int:
         """``n``, or as many lines as the budget can probably write to their end, at least one."""
         return int(max(1, min(n, self._purse.lines)))
@@ -128,16 +135,19 @@ class Search:
         grant = self._purse.take(n, most, sharing if self._purse.opened else 1, not self.answered)
         self._flight.launch(partial(self._grow, node, grant, last))
 
-    def launch_line(self, node: Node, *, sharing: int = 1) -> None:
-        """Start extending ``node`` step by step until the line is whole, or ruled out. The node stays open."""
+    def launch_line(self, node: Node, *, sharing: int = 1, branch: Branch | None = None) -> None:
+        """Start extending ``node`` step by step until the line is whole, or ruled out. The node stays open.
+
+        ``branch``: the node's own as another model goes on from it.
+        """
         most = self._longest_line - node.length
         grant = self._purse.take(1, most, sharing if self._purse.opened else 1, not self.answered)
-        self._flight.launch(partial(self._grow_line, node, grant))
+        self._flight.launch(partial(self._grow_line, node, grant, branch or node.branch))
 
     async def next(self) -> Expansion:
         """Take in the expansion that is over first, by the count of tokens."""
         grown = await self._flight.next()
-        self._purse.settle(grown.grant, grown.spent, grown.longest)
+        self._purse.settle(grown.grant, grown.spent, grown.longest, alone=not self._flight)
         if not grown.spent and all(child.cut for child in grown.draws):
             self._purse.shut()
         first = {child: await self._take_in(grown.node, child) for child in dict.fromkeys(grown.draws)}
@@ -145,7 +155,7 @@ class Search:
         line = draws[:1] if grown.line else []
         for child in grown.line[1:]:
             line.append(await self._take_in(line[-1], child))
-        expansion = Expansion(grown.node, draws, line)
+        expansion = Expansion(grown.node, draws, line, grown.start)
         if grown.last and expansion.live:
             await self.close(grown.node)
         return expansion
@@ -201,18 +211,19 @@ class Search:
         spent, each = sum(len(branch.tokens) for branch in branches), judging / len(children)
         return _Grown(node, grant, draws, [], spent + judging, longest + each, last), longest
 
-    async def _grow_line(self, node: Node, grant: Grant, on_token: OnToken) -> tuple[_Grown, int]:
+    async def _grow_line(self, node: Node, grant: Grant, start: Branch, on_token: OnToken) -> tuple[_Grown, int]:
         """Extend and score step by step; what it makes stays loose until it is taken in."""
         line, tip, drawn, judging = list[Node](), node, 0, 0
         while tip.open and (not line or drawn < grant.each):
             until = self.segmenter.until(grant.each - drawn)
-            [branch] = await tip.branch.extend(1, until, on_token=on_token)
+            [branch] = await (tip.branch if line else start).extend(1, until, on_token=on_token)
             self._loose.add(branch)
             tip = self._node(tip, branch, until)
             line.append(tip)
             drawn += len(branch.tokens)
             judging += await self._score([] if tip.cut else [tip])
-        return _Grown(node, grant, line[:1], line, drawn + judging, float(drawn + judging), False), drawn
+        spent = drawn + judging
+        return _Grown(node, grant, line[:1], line, spent, float(spent), False, start), drawn
 
     def _node(self, parent: Node, branch: Branch, until: Until) -> Node:
         child = Node(branch, parent, parent.depth + 1, parent.length + len(branch.tokens))

@@ -1,0 +1,1 @@
+"""Strategies that go over one line again, or have two models write it: revision, evolution, speculation, forcing."""
