@@ -27,7 +27,7 @@ def quantize(
     group: Annotated[
         str | None, typer.Option(help="Inputs that share a scale: 32, 128 or channel. By default 32 for 4 bits.")
     ] = None,
-    method: Annotated[str, typer.Option(help="nearest, or gptq, which minds what runs through the layers.")] = "gptq",
+    method: Annotated[str, typer.Option(help="nearest, or by what runs through the layers: clip, gptq.")] = "gptq",
     calibration: Annotated[
         Path | None, typer.Option(help="A text such as the model will see; else problems of the training split.")
     ] = None,

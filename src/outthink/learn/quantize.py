@@ -20,12 +20,12 @@ from outthink.models.checkpoint import LoadedModel, load_model
 from outthink.models.fields import read_json
 from outthink.models.quantized import stored_layout
 from outthink.models.safetensors_files import find_tensors
-from outthink.quant.gptq import round_calibrated
+from outthink.quant.gptq import round_calibrated, round_clipped
 from outthink.quant.layouts import IntLayout, PackedLayout
 from outthink.quant.nearest import round_nearest
 from outthink.quant.scheme import write_scheme
 
-METHODS = ("nearest", "gptq")
+METHODS = ("nearest", "clip", "gptq")
 _OTHER_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".gguf", ".onnx")
 
 
@@ -92,7 +92,7 @@ def code_layers(
             (f"model.layers.{i}.{n}.weight", m) for i, x in enumerate(loaded.model.model.layers) for n, m in linears(x)
         ]
         return {name: round_nearest(module.weight, how.bits, how.group) for name, module in named}
-    rounding = partial(round_calibrated, bits=how.bits, group=how.group)
+    rounding = partial(round_calibrated if how.method == "gptq" else round_clipped, bits=how.bits, group=how.group)
     return round_layers(loaded.model, documents, rounding, progress)
 
 

@@ -38,6 +38,19 @@ def round_calibrated(
     return CodedWeight(result, scales, bits, size)
 
 
+def round_clipped(weight: Tensor, moment: Tensor, bits: int, group: int | None) -> CodedWeight:
+    """``weight`` [out, in] to the nearest codes, with scales that cut what matters little to inputs of this ``moment``.
+
+    The largest weight of a group may be cut where that makes the error of the outputs smaller, inputs taken as
+    uncorrelated (the search of AWQ, Lin et al. 2024, arXiv:2306.00978, section 5).
+    """
+    columns = weight.shape[1]
+    size = columns if group is None else group
+    scales = _scales(weight.float(), moment.diagonal().float(), bits, size)
+    codes = encode(split(weight.float(), size), scales[..., None], bits)
+    return CodedWeight(codes.flatten(1)[:, :columns].contiguous(), scales, bits, size)
+
+
 def rounding_error(weight: Tensor, rounded: Tensor, moment: Tensor) -> float:
     """tr((W - Q) H (W - Q)^T): the squared error of the outputs, summed over all."""
     difference = (weight.double() - rounded.double()) @ moment.double()
