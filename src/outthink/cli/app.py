@@ -15,7 +15,20 @@ from outthink.cli import bench, compare, demo, doctor, generate, methods, quanti
 from outthink.cli.console import complain
 from outthink.core.errors import OutthinkError, UserError
 
-COMMANDS = ("demo", "solve", "compare", "generate", "serve", "methods", "tasks", "train", "reward", "bench", "doctor")
+COMMANDS = (
+    "demo",
+    "solve",
+    "compare",
+    "generate",
+    "serve",
+    "methods",
+    "tasks",
+    "train",
+    "quantize",
+    "reward",
+    "bench",
+    "doctor",
+)
 FAILURE, MISTAKE, INTERRUPTED = 1, 2, 130
 # Usage errors of the parser below typer; their class has moved between typer's versions.
 _ParserError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
