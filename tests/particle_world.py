@@ -44,7 +44,7 @@ def model(budget=None, seed=0, longest=LONGEST, **sampling):
 class Judge:
     """A process verifier: a fixed pseudo-random log-weight for every text; one pattern in eight is ruled out."""
 
-    name, sound = "judge", False
+    name, sound, partial = "judge", False, True
 
     def __init__(self, spread=2.0, veto=True):
         self.spread, self.veto = spread, veto

@@ -67,7 +67,7 @@ class StepWorld:
 class Scores:
     """A verifier whose score of a line is a function of the steps written so far, as a string of letters."""
 
-    name, sound = "scores", False
+    name, sound, partial = "scores", False, True
 
     def __init__(self, score, accept=math.inf):
         self._score, self._accept = score, accept

@@ -54,7 +54,7 @@ def answer_of(line):
 class Fallible:
     """Accepts what ends in one of ``letters``; not always rightly."""
 
-    name, sound = "fallible", False
+    name, sound, partial = "fallible", False, True
 
     def __init__(self, letters="b"):
         self.letters = letters

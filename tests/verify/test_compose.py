@@ -21,6 +21,8 @@ QUESTION = Question("a", lambda text: text or None)
 class Fixed:
     """Gives out its scores in order, and accepts 0."""
 
+    partial = True
+
     def __init__(self, *scores, name="fixed", sound=False):
         self.scores, self.name, self.sound, self.required, self.asked = list(scores), name, sound, 0, []
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from types import TracebackType
+from typing import Any
 
+from outthink.core.budget import Ledger
 from outthink.core.errors import BranchClosedError
 from outthink.core.rng import mix
 from outthink.core.sampling import Sampling, Until
@@ -14,7 +17,9 @@ from outthink.lm.protocol import Branch, OnToken
 
 
 class BaseBranch(ABC):
-    """Book-keeping of a branch; subclasses add what computes."""
+    """Book-keeping of a branch; subclasses add what computes, and keep the `LM` that they belong to in ``_lm``."""
+
+    _lm: Any
 
     def __init__(self, parent: BaseBranch | None, thought: Thought, key: int) -> None:
         self.parent, self.thought, self.key = parent, thought, key
@@ -27,6 +32,11 @@ class BaseBranch(ABC):
         self.ended = False
         self.closed = False
         self._num_children = 0
+        self._num_holders = 1  # itself until it is closed, and the children that have any
+        self._on_release: list[Callable[[], None]] = []
+        self._holds = parent if parent is not None and parent._num_holders else None
+        if self._holds is not None:
+            self._holds._num_holders += 1
 
     @abstractmethod
     async def extend(
@@ -45,6 +55,26 @@ class BaseBranch(ABC):
     @abstractmethod
     async def feed(self, text: str | Sequence[int]) -> Branch:
         """See `Branch.feed`."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """See `Branch.tokenizer`."""
+        return None
+
+    async def aside(self, ledger: Ledger) -> Branch:
+        """See `Branch.aside`."""
+        self.refuse_if_closed("ask aside")
+        view = copy(self)
+        view._lm = self._lm.with_ledger(ledger)
+        view.thought, view._num_children, view._num_holders, view._on_release = Thought(), 0, 1, []
+        return view
+
+    def when_released(self, action: Callable[[], None]) -> None:
+        """See `Branch.when_released`."""
+        if self._num_holders:
+            self._on_release.append(action)
+        else:
+            action()
 
     @property
     def full_text(self) -> str:
@@ -74,7 +104,21 @@ class BaseBranch(ABC):
 
     async def close(self) -> None:
         """Give the branch up; closing twice does nothing."""
-        self.closed = True
+        if not self.closed:
+            self.closed = True
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """One holder fewer, here and, where it was the last, in the parent."""
+        branch: BaseBranch | None = self
+        while branch is not None:
+            branch._num_holders -= 1
+            if branch._num_holders:
+                return
+            actions, branch._on_release = branch._on_release, []
+            for action in actions:
+                action()
+            branch = branch._holds
 
     async def __aenter__(self) -> Branch:
         return self

@@ -25,6 +25,7 @@ class Handle:
 
     def __init__(self, thread: EngineThread, engine: Engine, sequence: Sequence) -> None:
         self.thread, self.engine, self.sequence = thread, engine, sequence
+        self.closed = False
         self._tasks: set[Task] = set()
 
     async def run(self, make: Callable[[Sequence, Ends], Task]) -> Any:
@@ -57,8 +58,10 @@ class Handle:
             raise
 
     def close(self) -> None:
-        """Give the sequence up; tasks that were asked of it end with a BranchClosedError."""
-        self._submit(self._close_now)
+        """Give the sequence up; tasks that were asked of it end with a BranchClosedError. Once is enough."""
+        if not self.closed:
+            self.closed = True
+            self._submit(self._close_now)
 
     def _close_now(self) -> None:
         for task in list(self._tasks):

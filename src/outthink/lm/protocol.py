@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from outthink.core.budget import Ledger
 from outthink.core.question import Prompt
@@ -59,6 +59,11 @@ class Branch(Protocol):
     def thought(self) -> Thought: ...
 
     @property
+    def tokenizer(self) -> Any:
+        """What ``tokens`` are ids of, a `outthink.models.Tokenizer`; None where that is not at hand."""
+        ...
+
+    @property
     def full_text(self) -> str:
         """The text from below the root down to here: everything that was written after the prompt."""
         ...
@@ -88,6 +93,17 @@ class Branch(Protocol):
 
     async def feed(self, text: str | Sequence[int]) -> Branch:
         """A child with given text: a tool's result, a forced phrase. Nothing is computed before it is needed."""
+        ...
+
+    async def aside(self, ledger: Ledger) -> Branch:
+        """This branch for a verifier's use: what is asked of it is charged to ``ledger``, stands in no recorded tree,
+        and changes nothing of what the branch's own children will be. It is never closed itself; what it grows is.
+        Raises BranchClosedError.
+        """
+        ...
+
+    def when_released(self, action: Callable[[], None]) -> None:
+        """Have ``action`` called once this branch and all below it are closed; at once where they are."""
         ...
 
     async def close(self) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,11 @@ class Tokenizer:
             load_chat_template(directory),
             str(file),
         )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for tokenizers that read and write the same ids."""
+        return hashlib.blake2b(self._backend.to_str().encode(), digest_size=16).hexdigest()
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
         """Token ids of ``text``. Raises PromptError for text that is no valid Unicode (lone surrogates)."""

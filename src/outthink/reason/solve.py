@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from os import PathLike
 from typing import Any
 
 from outthink.core.budget import Budget, Ledger
-from outthink.core.errors import PromptError
+from outthink.core.errors import PromptError, UserError
 from outthink.core.posterior import Posterior
 from outthink.core.question import Question, parse_answer
 from outthink.core.registry import Method
@@ -18,7 +19,7 @@ from outthink.core.sampling import Sampling
 from outthink.lm.model import load
 from outthink.lm.protocol import LM
 from outthink.lm.source import LanguageModel
-from outthink.reason import STRATEGIES
+from outthink.reason.expression import read_strategy
 from outthink.tasks.problem import Problem
 from outthink.verify import Verifier, opened
 from outthink.verify.needs import check_model
@@ -50,11 +51,15 @@ async def think(
 ) -> Posterior:
     """Run a strategy over ``lm`` and its ledger. Never raises for want of budget.
 
+    An option that is a model is an `LM`; whatever ledger it has, it is put on that of ``lm``.
     Raises UnknownNameError for a strategy or verifier that is not known, UserError for an option that it has not, and
     CapabilityError where ``lm`` does not offer what they need; before anything is spent.
     """
-    method = STRATEGIES.get(strategy) if isinstance(strategy, str) else strategy
+    method = read_strategy(strategy, _refuse) if isinstance(strategy, str) else strategy
     method.check_options(options)
+    for name in method.models:
+        if (other := options.get(name)) is not None:
+            options[name] = (_refuse(other) if isinstance(other, str) else other).with_ledger(lm.ledger)
     async with opened(verifier, lm) as judge:
         if judge is not None:
             judge.require(question)
@@ -65,11 +70,17 @@ async def think(
     return replace(posterior, cost=lm.ledger.bill, tree=lm.tree, method=method.name, stopped=stopped)
 
 
+def _refuse(source: str) -> LM:
+    raise UserError(
+        f"`think` takes an LM where a strategy wants the model {source!r}; `outthink.solve` opens it by name."
+    )
+
+
 def solve(
     problem: str | Problem | Question,
     *,
     model: str | LanguageModel | None = None,
-    strategy: str = "majority-vote",
+    strategy: str | Method = "majority-vote",
     budget: str | Budget | None = None,
     verifier: str | Verifier | None = None,
     sampling: Sampling | None = None,
@@ -79,15 +90,25 @@ def solve(
     """Think about ``problem`` within ``budget`` and return the posterior over answers.
 
     ``model`` is a directory, a hub id, or what `outthink.load` or `outthink.connect` returned; by default the bundled
-    model. ``options`` are the strategy's own, such as ``n=16``. ``on_start`` is handed the `LM`, whose ``tree`` and
-    ``ledger`` show progress.
+    model. ``strategy`` is a name, strategies combined as `read_strategy` has it, or a `Method`. ``options`` are the
+    strategy's own, such as ``n=16``; those that are models are given as ``model`` is, and share the bill. ``on_start``
+    is handed the `LM`, whose ``tree`` and ``ledger`` show progress.
     """
     limits = budget if isinstance(budget, Budget) else Budget(budget)
-    method = STRATEGIES.get(strategy)
-    if not (model is None or isinstance(model, str | PathLike)):
-        return _run(_solve(problem, model, method, limits, verifier, sampling, on_start, options))
-    with load(model) as loaded:
-        return _run(_solve(problem, loaded, method, limits, verifier, sampling, on_start, options))
+    with ExitStack() as stack:
+
+        def opened(source: str | PathLike[str] | LanguageModel | None) -> LanguageModel:
+            named = source is None or isinstance(source, str | PathLike)
+            return stack.enter_context(load(source)) if named else source
+
+        def open_second(source: str | PathLike[str] | LanguageModel) -> LM:
+            return opened(source).session()
+
+        method = read_strategy(strategy, open_second) if isinstance(strategy, str) else strategy
+        method.check_options(options)
+        main = opened(model)
+        seconds = {name: open_second(options[name]) for name in method.models if options.get(name) is not None}
+        return _run(_solve(problem, main, method, limits, verifier, sampling, on_start, options | seconds))
 
 
 def _run(work: Coroutine[Any, Any, Posterior]) -> Posterior:

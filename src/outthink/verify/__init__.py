@@ -1,6 +1,13 @@
-"""Verifiers: what a line of thought is worth, by an exact checker or by the model itself."""
+"""Verifiers: what a line of thought is worth, by an exact checker, a reward model or the language model itself."""
 
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from outthink.core.errors import UserError
 from outthink.core.registry import Registry
+from outthink.lm.protocol import LM
 from outthink.verify.protocol import Verifier
 
 VERIFIERS: Registry[type[Verifier]] = Registry(
@@ -9,8 +16,48 @@ VERIFIERS: Registry[type[Verifier]] = Registry(
     {
         "exact": "outthink.verify.exact:ExactChecker",
         "likelihood": "outthink.verify.likelihood:Likelihood",
+        "orm": "outthink.verify.reward:OutcomeReward",
+        "pairwise": "outthink.verify.judge:PairwiseJudge",
+        "prm": "outthink.verify.reward:ProcessReward",
+        "self-evaluation": "outthink.verify.judge:SelfEvaluation",
         "step-oracle": "outthink.verify.oracle:StepOracle",
     },
 )
 
-__all__ = ["VERIFIERS", "Verifier"]
+
+def check_spec(spec: str) -> None:
+    """Raise UnknownNameError for a verifier ``NAME[:ARGUMENT]`` that is not known, and UserError for an argument that
+    it does not take or whose checkpoint is not there. Loads nothing.
+    """
+    kind, argument = _named(spec)
+    if (check := getattr(kind, "check", None)) is not None:
+        check(argument)
+
+
+@asynccontextmanager
+async def opened(verifier: str | Verifier | None, lm: LM | None = None) -> AsyncIterator[Verifier | None]:
+    """The verifier that ``NAME[:ARGUMENT]`` asks for, to judge lines of ``lm``, closed again afterwards; anything else
+    as it is. Raises as `check_spec` does.
+    """
+    if not isinstance(verifier, str):
+        yield verifier
+        return
+    kind, argument = _named(verifier)
+    opens = getattr(kind, "open", None)
+    judge: Verifier = kind() if opens is None else opens(lm, argument)
+    try:
+        yield judge
+    finally:
+        if (close := getattr(judge, "close", None)) is not None:
+            close()
+
+
+def _named(spec: str) -> tuple[type[Verifier], str]:
+    name, colon, argument = spec.partition(":")
+    kind = VERIFIERS.get(name)
+    if colon and not hasattr(kind, "open"):
+        raise UserError(f"Verifier {spec!r}: '{name}' takes nothing after a colon.")
+    return kind, argument
+
+
+__all__ = ["VERIFIERS", "Verifier", "check_spec", "opened"]

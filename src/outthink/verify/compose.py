@@ -10,8 +10,8 @@ from outthink.core.budget import Ledger
 from outthink.core.errors import UserError
 from outthink.core.question import Question
 from outthink.lm.protocol import Branch
-from outthink.verify.exact import ExactChecker
 from outthink.verify.likelihood import Likelihood
+from outthink.verify.odds import log_mean
 from outthink.verify.protocol import Verifier
 
 
@@ -26,6 +26,7 @@ class Product:
         self.parts, self.powers = parts, _weights("powers", parts, powers)
         self.name = "*".join(part.name for part in parts)
         self.sound = any(part.sound for part in parts)
+        self.partial = all(part.partial for part in parts)
 
     def require(self, question: Question) -> None:
         """See `Verifier.require`."""
@@ -55,6 +56,7 @@ class Mixture:
         weights = _weights("shares", parts, shares)
         self.parts, self.shares = parts, [weight / math.fsum(weights) for weight in weights]
         self.name = "+".join(part.name for part in parts)
+        self.partial = all(part.partial for part in parts)
 
     def require(self, question: Question) -> None:
         """See `Verifier.require`."""
@@ -64,7 +66,7 @@ class Mixture:
     async def score(self, question: Question, branches: Sequence[Branch], ledger: Ledger) -> list[float]:
         """See `Verifier.score`."""
         rows = await _scores(self.parts, question, branches, ledger)
-        return [_log_mean(self.shares, row) for row in zip(*rows, strict=True)]
+        return [log_mean(row, self.shares) for row in zip(*rows, strict=True)]
 
     def accepts(self, score: float) -> bool:
         """See `Verifier.accepts`."""
@@ -83,7 +85,7 @@ class Threshold:
         if math.isnan(at) or math.isnan(accept) or accept < at:
             raise UserError(f"Threshold at={at}, accept={accept}: both must be numbers, accept not below at.")
         self.part, self.at, self.accept, self.hard = part, at, accept, hard
-        self.name = f"{part.name}>={at:g}"
+        self.name, self.partial = f"{part.name}>={at:g}", part.partial
 
     def require(self, question: Question) -> None:
         """See `Verifier.require`."""
@@ -101,6 +103,8 @@ class Threshold:
 
 class Staged:
     """``process`` scores lines that are on the way, and ``outcome`` those that have reached an answer or ended."""
+
+    partial = True
 
     def __init__(self, process: Verifier, outcome: Verifier) -> None:
         self.process, self.outcome, self.sound = process, outcome, outcome.sound
@@ -126,12 +130,12 @@ class Staged:
 
 
 def for_steps(verifier: Verifier | None) -> Verifier:
-    """Who scores unfinished lines: ``verifier`` where it can; the likelihood where there is none, or it only checks
-    answers.
+    """Who scores unfinished lines: ``verifier`` where it can; the likelihood where there is none, or it only judges
+    finished ones.
     """
     if verifier is None:
         return Likelihood()
-    return Staged(Likelihood(), verifier) if isinstance(verifier, ExactChecker) else verifier
+    return verifier if verifier.partial else Staged(Likelihood(), verifier)
 
 
 def _answered(question: Question, branch: Branch) -> bool:
@@ -150,10 +154,3 @@ def _weights(what: str, parts: Sequence[Verifier], weights: Sequence[float] | No
     if not parts or len(found) != len(parts) or not all(0 < weight < math.inf for weight in found):
         raise UserError(f"{what}={weights!r} for {len(parts)} verifiers: give one number above 0 for each of them.")
     return found
-
-
-def _log_mean(shares: Sequence[float], row: Sequence[float]) -> float:
-    top = max(row)
-    if top == -math.inf:
-        return -math.inf
-    return top + math.log(math.fsum(share * math.exp(score - top) for share, score in zip(shares, row, strict=True)))

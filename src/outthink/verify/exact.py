@@ -16,6 +16,7 @@ class ExactChecker:
 
     name = "exact"
     sound = True
+    partial = False
 
     def require(self, question: Question) -> None:
         """See `Verifier.require`."""

@@ -22,6 +22,7 @@ class StepOracle:
 
     name = "step-oracle"
     sound = True
+    partial = True
 
     def require(self, question: Question) -> None:
         """See `Verifier.require`."""

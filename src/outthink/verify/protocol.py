@@ -13,10 +13,10 @@ from outthink.lm.protocol import LM, Branch
 class Verifier(Protocol):
     """Scores whole or partial lines of thought.
 
-    ``name``: how commands call it. ``sound``: a line that it accepts is certainly right. ``partial``: it can judge lines
-    that are on the way, and not just finished ones. One that needs more of the model than the text of its lines names
-    that in ``needs``, a tuple of `outthink.lm.needs.NEEDS`. A class that is not made without arguments is an `Opens`
-    besides; one that holds something open has ``close()``.
+    ``name``: how commands call it. ``sound``: a line that it accepts is certainly right. ``partial``: it can judge
+    lines that are on the way, and not just finished ones. One that needs more of the model than the text of its lines
+    names that in ``needs``, a tuple of `outthink.lm.needs.NEEDS`. A class that is not made without arguments is an
+    `Opens` besides; one that holds something open has ``close()``.
     """
 
     name: str
