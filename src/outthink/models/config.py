@@ -99,6 +99,12 @@ class ModelConfig:
         """How many numbers the head computes from a hidden state."""
         return self.vocab_size if self.reward is None else 1
 
+    def rotations(self, max_positions: int) -> tuple[Any, Any]:
+        """Cosines and sines of positions 0, 1, ...: see `rope_frequencies.rotation_tables`."""
+        from outthink.models.rope_frequencies import rotation_tables
+
+        return rotation_tables(self.rope, self.head_dim, max_positions)
+
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
             raise CheckpointError(

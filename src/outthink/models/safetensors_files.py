@@ -6,7 +6,10 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from outthink.core.errors import CheckpointError
@@ -25,11 +28,22 @@ _MAX_HEADER_BYTES = 100_000_000
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file: its safetensors dtype (``F32``...), its shape, and its file."""
+    """A tensor in a file: its safetensors dtype (``F32``...), its shape, its file, and where its data begins there."""
 
     file: Path
     dtype: str
     shape: tuple[int, ...]
+    start: int
+
+    def map(self) -> NDArray[Any]:
+        """The tensor mapped from its file, read-only. bfloat16 comes as its bits, uint16: NumPy has no such type.
+
+        Only of the types in `FLOATS`.
+        """
+        dtype = np.dtype(np.uint16 if self.dtype == "BF16" else FLOATS[self.dtype]).newbyteorder("<")
+        if 0 in self.shape:  # which cannot be mapped
+            return np.empty(self.shape, dtype)
+        return np.memmap(self.file, dtype, "r", self.start, self.shape)
 
 
 def find_tensors(directory: Path) -> dict[str, StoredTensor]:
@@ -73,16 +87,16 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     if not isinstance(header, dict):
         raise CheckpointError(f"{file}: malformed safetensors header: no object.")
     header.pop("__metadata__", None)
-    tensors = {name: _stored(file, name, entry, size - 8 - length) for name, entry in header.items()}
+    tensors = {name: _stored(file, name, entry, 8 + length, size) for name, entry in header.items()}
     try:
-        with safe_open(file, framework="pt"):
+        with safe_open(file, framework="np"):
             pass  # checks the rest: that the tensors neither overlap nor leave gaps
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: malformed safetensors file: {error}.") from error
     return tensors
 
 
-def _stored(file: Path, name: str, entry: object, data_bytes: int) -> StoredTensor:
+def _stored(file: Path, name: str, entry: object, data_start: int, file_bytes: int) -> StoredTensor:
     match entry:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(start), int(end)]} if all(
             isinstance(n, int) and n >= 0 for n in shape
@@ -90,14 +104,14 @@ def _stored(file: Path, name: str, entry: object, data_bytes: int) -> StoredTens
             pass
         case _:
             raise CheckpointError(f"{file}: malformed header entry of tensor '{name}'.")
-    if end > data_bytes:
+    if end > (data_bytes := file_bytes - data_start):
         raise CheckpointError(
             f"{file}: truncated: tensor '{name}' ends at byte {end} of the data, of which there are {data_bytes}. "
             "Download or copy the file again."
         )
     if dtype in ITEM_BYTES and end - start != math.prod(shape) * ITEM_BYTES[dtype]:
         raise CheckpointError(f"{file}: tensor '{name}' of shape {shape} and dtype {dtype} has {end - start} bytes.")
-    return StoredTensor(file, dtype, tuple(shape))
+    return StoredTensor(file, dtype, tuple(shape), data_start + start)
 
 
 def _shard_name(index: Path, name: str, shard: object) -> str:

@@ -7,14 +7,11 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from outthink.core.errors import CapabilityError
-from outthink.kernels.coded import CodedWeight
 from outthink.kernels.cpu.extension import PAGE_SIZE, compiled, usable_cores, why_not
-from outthink.kernels.cpu.weights import load_weights
+from outthink.kernels.cpu.weights import Weight, load_weights
 from outthink.kernels.step import Int32s, StepBatch
 
 FORMATS = ("float32", "bfloat16", "int8", "int4")
@@ -34,8 +31,8 @@ class CpuBackend:
     already is float32 or bfloat16. ``kv_format`` is "float32", "bfloat16", or "int8" with a bfloat16 scale for each key
     and value of a head; None means float32 with float32 weights, else bfloat16. ``threads`` None means all cores that
     this process may use; ``isa`` is one of "auto", "avx512", "avx2", "generic". ``tensors`` are the weights by name,
-    where ``model`` is not to be touched: of a `CodedWeight` the codes and scales are taken as they are, and
-    ``weight_format`` and ``group`` must be those of `coded_format`.
+    where of ``model`` its ``config`` alone is to be touched: arrays, tensors, or a `CodedWeight`, whose codes and
+    scales are taken as they are; ``weight_format`` and ``group`` must then be those of `coded_format`.
     Raises CapabilityError where the kernels do not cover the model, ValueError for other bad arguments.
     """
 
@@ -52,7 +49,7 @@ class CpuBackend:
         group: int = 32,
         kv_format: str | None = None,
         isa: str = "auto",
-        tensors: Mapping[str, Tensor | CodedWeight] | None = None,
+        tensors: Mapping[str, Weight] | None = None,
     ) -> None:
         config, extension = model.config, compiled()
         reason = why_not(config)
@@ -61,8 +58,8 @@ class CpuBackend:
         if page_size != PAGE_SIZE:
             raise ValueError(f"page_size is {page_size}; the CPU kernels have pages of {PAGE_SIZE} positions.")
         if weight_format is None:
-            bfloat16 = model.model.embed_tokens.weight.dtype == torch.bfloat16
-            weight_format = "bfloat16" if bfloat16 else "float32"
+            stored = str(model.model.embed_tokens.weight.dtype)
+            weight_format = "bfloat16" if stored == "torch.bfloat16" else "float32"
         if weight_format not in FORMATS:
             raise ValueError(f"weight_format is {weight_format!r}; known: {', '.join(FORMATS)}.")
         if kv_format is None:

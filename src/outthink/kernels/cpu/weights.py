@@ -7,17 +7,21 @@ rotated together is adjacent: scores do not depend on the order of a head's elem
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard, Union
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from outthink.core.errors import CapabilityError
-from outthink.kernels.coded import CodedWeight
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from outthink.kernels.coded import CodedWeight
 
 Map = NDArray[np.int32]
+# Arrays are float32 or float16, or the bits of bfloat16 as uint16: NumPy has no such type.
+Weight = Union[NDArray[Any], "Tensor", "CodedWeight"]
 
 LANES = 16
 INPUT_MULTIPLE = 32
@@ -42,7 +46,7 @@ def load_weights(
     model: Any,
     max_positions: int,
     group: int | None,
-    tensors: Mapping[str, Tensor | CodedWeight] | None = None,
+    tensors: Mapping[str, Weight] | None = None,
 ) -> None:
     """Hand every weight of ``model``, a `Transformer`, to ``core``, packed. float32, bfloat16 and codes go as they are.
 
@@ -55,20 +59,20 @@ def load_weights(
     for layer in range(config.num_layers):
         loader.load_layer(layer)
     core.set_vector(-1, "final_norm", _floats(found["model.norm.weight"]))
-    embedding = _tensor(found["model.embed_tokens.weight"])
-    core.set_embedding(_matrix(embedding))
+    embedding = _matrix(found["model.embed_tokens.weight"])
+    core.set_embedding(embedding)
     if config.reward is not None:
         head = found["score.weight"]
     else:
         head = embedding if config.tie_embeddings else found["lm_head.weight"]
     loader.load_linear(-1, "head", [head], ranges([config.num_outputs], TILE_OUTPUTS), loader.hidden_columns)
-    cos, sin = rotation_tables(model.model.rotary, max_positions)
+    cos, sin = rotation_tables(*config.rotations(max_positions))
     core.set_rotation(cos, sin)
     core.seal()
 
 
 class _Loader:
-    def __init__(self, core: Any, config: Any, tensors: Mapping[str, Tensor | CodedWeight], group: int | None) -> None:
+    def __init__(self, core: Any, config: Any, tensors: Mapping[str, Weight], group: int | None) -> None:
         self.core, self.config, self.tensors, self.group = core, config, tensors, group
         self.coded: set[bool] = set()  # whether the layers' weights are, so far
         self.hidden_columns = ranges([config.hidden_size], INPUT_MULTIPLE)
@@ -110,18 +114,17 @@ class _Loader:
         self,
         layer: int,
         target: str,
-        weights: Sequence[Tensor | CodedWeight],
+        weights: Sequence[Weight],
         rows: Map,
         columns: Map,
-        biases: Sequence[Tensor] = (),
+        biases: Sequence[Weight] = (),
     ) -> None:
         bias = pick(np.concatenate([_floats(bias) for bias in biases]), rows) if biases else None
-        coded = [weight for weight in weights if isinstance(weight, CodedWeight)]
+        coded = [weight for weight in weights if _is_coded(weight)]
         if target == "head":
             # Its own format is int8: coarser codes are rounded to it like any weight.
             group = None
             coded = [weight for weight in coded if weight.bits == 8 and weight.scales.shape[1] == 1]
-            weights = coded or [_tensor(weight) for weight in weights]
         else:
             group = self.group
             self.coded.add(len(coded) == len(weights))
@@ -132,8 +135,7 @@ class _Loader:
             codes = [weight.codes.contiguous().numpy() for weight in coded]
             self.core.set_linear(layer, target, codes, rows, columns, bias, scales)
         else:
-            matrices = [_matrix(weight) for weight in weights if isinstance(weight, Tensor)]
-            self.core.set_linear(layer, target, matrices, rows, columns, bias)
+            self.core.set_linear(layer, target, [_matrix(weight) for weight in weights], rows, columns, bias)
 
 
 def packed_scales(weight: CodedWeight, columns: Map, group: int | None) -> NDArray[np.float32]:
@@ -143,16 +145,18 @@ def packed_scales(weight: CodedWeight, columns: Map, group: int | None) -> NDArr
     """
     if weight.zeros is not None:
         raise CapabilityError("The CPU kernels take symmetric codes only.")
-    scales = weight.scales.float()
+    scales = weight.scales.float().numpy()
     size = len(columns) if group is None else group
     stored = np.where(columns >= 0, columns // weight.group, -1)
     parts = np.pad(stored, (0, -len(stored) % size), constant_values=-1).reshape(-1, size)
     chosen = parts.max(axis=1)
     if ((parts != chosen[:, None]) & (parts >= 0)).any():
         raise CapabilityError(f"Groups of {weight.group} inputs do not lie as the CPU kernels need them.")
-    if weight.bits == 4 and not torch.equal(scales.half().float(), scales):
+    with np.errstate(over="ignore"):
+        halves = scales.astype(np.float16).astype(np.float32)
+    if weight.bits == 4 and not np.array_equal(halves, scales):
         raise CapabilityError("The CPU kernels take int4 scales that float16 holds exactly.")
-    return scales[:, torch.from_numpy(np.maximum(chosen, 0)).long()].contiguous().numpy()
+    return np.ascontiguousarray(scales[:, np.maximum(chosen, 0)])
 
 
 def ranges(sizes: Sequence[int], multiple: int) -> Map:
@@ -188,29 +192,41 @@ def pick(values: NDArray[np.float32], index: Map) -> NDArray[np.float32]:
     return np.where(index >= 0, values[index], 0).astype(np.float32)
 
 
-def rotation_tables(rotary: Any, max_positions: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Cosines and signed sines for interleaved pairs, each [max_positions * padded head_dim] float32."""
-    cos, sin = rotary(torch.arange(max_positions), torch.float32)
-    half = cos.shape[-1] // 2
+def rotation_tables(
+    cos: NDArray[np.float32], sin: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """From tables [max_positions, pairs] to those of interleaved pairs, sines signed: each [max_positions * size], with
+    ``size`` the padded head_dim.
+    """
+    max_positions, half = cos.shape
     size = 2 * half + -2 * half % LANES
     tables = np.zeros((2, max_positions, size), np.float32)
-    tables[0, :, : 2 * half] = cos[:, 0, :half].numpy().repeat(2, axis=1)
-    tables[1, :, : 2 * half] = sin[:, 0, :half].numpy().repeat(2, axis=1)
+    tables[0, :, : 2 * half] = cos.repeat(2, axis=1)
+    tables[1, :, : 2 * half] = sin.repeat(2, axis=1)
     tables[1, :, ::2] *= -1
     return tables[0].reshape(-1), tables[1].reshape(-1)
 
 
-def _tensor(weight: Tensor | CodedWeight) -> Tensor:
-    return weight.dequantize() if isinstance(weight, CodedWeight) else weight
+def _is_coded(weight: Weight) -> TypeGuard[CodedWeight]:
+    # By what it has: its class is torch's business, and torch takes a second to import.
+    return hasattr(weight, "codes")
 
 
-def _floats(weight: Tensor | CodedWeight) -> NDArray[np.float32]:
-    return _tensor(weight).detach().float().numpy()
+def _floats(weight: Weight) -> NDArray[np.float32]:
+    array = _matrix(weight)
+    return array if array.dtype == np.float32 else (array.astype(np.uint32) << 16).view(np.float32)
 
 
-def _matrix(tensor: Tensor) -> NDArray[Any]:
+def _matrix(weight: Weight) -> NDArray[Any]:
     """float32, or the bits of bfloat16; other types as float32."""
-    tensor = tensor.detach().contiguous()
+    if _is_coded(weight):
+        weight = weight.dequantize()
+    if isinstance(weight, np.ndarray):
+        array = weight if weight.dtype == np.uint16 else weight.astype(np.float32, copy=False)
+        return np.require(array, requirements="CA")
+    import torch
+
+    tensor = weight.detach().contiguous()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(np.uint16)
     return tensor.float().numpy()
