@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,13 +30,14 @@ from outthink.core.sampling import Sampling
 if TYPE_CHECKING:
     from outthink.core.posterior import Posterior
     from outthink.core.question import Question
+    from outthink.lm.source import LanguageModel
 
 
 def solve(
     problem: Annotated[str, typer.Argument(help="What is to be solved; '-' reads it from stdin.")],
     model: ModelOption = None,
     strategy: Annotated[
-        str, typer.Option("--strategy", "-s", help="How to think; `outthink methods` lists them.")
+        str, typer.Option("--strategy", "-s", help="How to think: one of `outthink methods`, or several combined.")
     ] = "majority-vote",
     budget: Annotated[
         str | None, typer.Option("--budget", "-b", help="What may be spent: '4k tokens', '2.5 s', '8k, 10 s'.")
@@ -65,18 +67,26 @@ def solve(
     Ctrl-C cuts the work and answers with the best so far; a second ctrl-C ends the program.
     """
     # Everything that needs no model is checked before one is loaded.
-    from outthink.reason import STRATEGIES
+    from outthink.reason.expression import is_expression, read_strategy
     from outthink.verify import VERIFIERS
 
     text, limits = read_text(problem, "problem"), Budget(budget)
-    method, sampling = STRATEGIES.get(strategy), Sampling(temperature=temperature, seed=seed)
+    method, sampling = read_strategy(strategy), Sampling(temperature=temperature, seed=seed)
     options = read_settings(option or [], method.options) | ({} if n is None else {"n": n})
     method.check_options(options)
     if verifier is not None:
         VERIFIERS.get(verifier)
     page = None if tree is None else output_file(tree)
 
-    with open_anywhere(model, device, dtype, backend, base_url, api_key_env) as loaded:
+    with ExitStack() as models:
+
+        def opened(source: str | None) -> LanguageModel:
+            return models.enter_context(open_anywhere(source, device, dtype, backend, base_url, api_key_env))
+
+        loaded = opened(model)
+        seconds = {name: opened(str(options[name])) for name in method.models if options.get(name) is not None}
+        if is_expression(strategy):
+            method = read_strategy(strategy, lambda source: opened(source).session())
         from outthink.cli.progress import watched
         from outthink.reason.solve import ask
         from outthink.reason.solve import solve as think_about
@@ -86,12 +96,12 @@ def solve(
             posterior = think_about(
                 question,
                 model=loaded,
-                strategy=strategy,
+                strategy=method,
                 budget=limits,
                 verifier=verifier,
                 sampling=sampling,
                 on_start=progress.start,
-                **options,
+                **(options | seconds),
             )
         facts = {
             "model": loaded.name,

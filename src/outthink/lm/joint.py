@@ -21,8 +21,8 @@ from outthink.lm.protocol import LM, Branch, OnToken
 class JointLM:
     """An `LM` of several. The first leads: ledger, sampling and tree are its own, and it writes unless told otherwise.
 
-    The others draw from ``sampling`` on random numbers of their own, without its ``logit_bias``, which speaks of the
-    leader's vocabulary. Each reads the prompt and what another wrote with its own tokenizer, and pays for reading it.
+    The others draw on random numbers of their own, by default without the ``logit_bias`` of ``sampling``, which speaks
+    of the leader's vocabulary. Each reads the prompt and what another wrote with its own tokenizer, and pays for reading it.
     """
 
     def __init__(self, *lms: LM) -> None:
@@ -45,8 +45,8 @@ class JointLM:
 
     def sampling_of(self, writer: int, sampling: Sampling | None) -> Sampling:
         """What model ``writer`` draws from where ``sampling`` was asked for."""
-        asked = sampling or self.sampling
-        return asked if writer == 0 else replace(asked, seed=mix(asked.seed, writer), logit_bias={})
+        asked = sampling or (self.sampling if writer == 0 else replace(self.sampling, logit_bias={}))
+        return asked if writer == 0 else replace(asked, seed=mix(asked.seed, writer))
 
 
 class _Ways:

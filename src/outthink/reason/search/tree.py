@@ -289,9 +289,13 @@ class Search:
 
 
 def best_of_each(posterior: Posterior) -> Posterior:
-    """Each answer weighs as its heaviest line, and nothing is unassigned."""
+    """Each answer weighs as its heaviest line, and nothing is unassigned. Writes the fates anew."""
     best: dict[str, Candidate] = {}
     for candidate in posterior.candidates:
         if candidate.answer not in best or candidate.log_weight > best[candidate.answer].log_weight:
             best[candidate.answer] = candidate
-    return replace(posterior, candidates=tuple(best.values()), log_unassigned=-math.inf)
+    found = replace(posterior, candidates=tuple(best.values()), log_unassigned=-math.inf)
+    for candidate in posterior.candidates:
+        if candidate.thought is not None and candidate.log_weight > -math.inf:
+            candidate.thought.fate = "chosen" if candidate.answer == found.best else "outvoted"
+    return found
