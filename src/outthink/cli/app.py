@@ -11,7 +11,21 @@ import typer
 from typer.core import TyperGroup
 
 import outthink
-from outthink.cli import bench, compare, demo, doctor, generate, methods, quantize, reward, serve, solve, tasks, train
+from outthink.cli import (
+    bench,
+    compare,
+    convert,
+    demo,
+    doctor,
+    generate,
+    methods,
+    quantize,
+    reward,
+    serve,
+    solve,
+    tasks,
+    train,
+)
 from outthink.cli.console import complain
 from outthink.core.errors import OutthinkError, UserError
 
@@ -25,6 +39,7 @@ COMMANDS = (
     "tasks",
     "train",
     "quantize",
+    "convert",
     "reward",
     "bench",
     "doctor",
@@ -120,6 +135,7 @@ app.add_typer(methods.app, name="methods")
 app.add_typer(tasks.app, name="tasks")
 app.command()(train.train)
 app.command()(quantize.quantize)
+app.command()(convert.convert)
 app.add_typer(reward.app, name="reward")
 app.add_typer(bench.app, name="bench")
 app.command()(doctor.doctor)

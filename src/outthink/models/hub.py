@@ -22,6 +22,10 @@ def resolve_source(source: str | Path) -> Path:
     path = Path(source).expanduser()
     if path.is_dir():
         return path
+    if path.suffix == ".gguf" and path.is_file():
+        raise CheckpointError(
+            f"{source} is a GGUF file: make a directory of it first, `outthink convert {source} --out DIR`."
+        )
     if path.exists():
         raise CheckpointError(f"{source} is a file. Name the directory that holds config.json and the safetensors.")
     if isinstance(source, Path) or not _HUB_ID.fullmatch(source):

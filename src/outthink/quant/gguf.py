@@ -20,6 +20,7 @@ from outthink.core.errors import CheckpointError, UnknownNameError
 from outthink.quant.ggml import BLOCK, LARGEST_FLOAT16, TYPES, TensorType
 from outthink.quant.gguf_file import Entry, write_file
 from outthink.quant.gguf_tokenizer import TOKENIZER_JSON, tokenizer_metadata
+from outthink.quant.llama3_rope import ROPE_FACTORS, factors_of
 
 KINDS = ("f32", "f16", "bf16", "q8_0", "q4_0")
 # Our families in llama.cpp's architectures; Mistral's decoder is Llama's where no window slides.
@@ -84,6 +85,7 @@ def _entries(directory: Path, config: Mapping[str, Any], kind: str) -> Iterator[
     heads = {"q_proj": config["num_attention_heads"]}
     heads["k_proj"] = config.get("num_key_value_heads") or heads["q_proj"]
     turned = ARCHITECTURES[config["model_type"]] == "llama"
+    yield from _rope_factors(config)
     for name, tensor in _tensors(directory):
         target = gguf_name(name)
         if name == "lm_head.weight" and config.get("tie_word_embeddings"):
@@ -97,6 +99,14 @@ def _entries(directory: Path, config: Mapping[str, Any], kind: str) -> Iterator[
         if turned and projection in heads:
             values = to_neighbours(values, heads[projection])
         yield Entry(target, _kind_of(target, values, kind, directory), values)
+
+
+def _rope_factors(config: Mapping[str, Any]) -> Iterator[Entry]:
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if (rope.get("rope_type") or rope.get("type")) == "llama3":
+        head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        theta = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
+        yield Entry(ROPE_FACTORS, TYPES["F32"], factors_of(rope, theta, head_dim))
 
 
 def _kind_of(name: str, values: NDArray[np.float32], kind: str, directory: Path) -> TensorType:
@@ -161,6 +171,8 @@ def _rope_metadata(config: Mapping[str, Any], directory: Path) -> dict[str, Any]
             return base
         case "linear":
             return base | {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}
+        case "llama3":
+            return base  # the factors go along as a tensor
         case other:
             raise CheckpointError(f"{directory}: GGUF export does not know the rope type {other!r}.")
 

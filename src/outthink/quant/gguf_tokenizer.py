@@ -52,6 +52,94 @@ def tokenizer_metadata(directory: Path, config: Mapping[str, Any], tokenizer: Ma
     return made
 
 
+def read_tokenizer(
+    metadata: Mapping[str, Any], config: Mapping[str, Any], where: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tokenizer.json and tokenizer_config.json of GGUF's keys.
+
+    The whole tokenizer.json where the file has it, else one made of tokens and merges, where the file says a way of
+    cutting text into words that is known. Raises CheckpointError where it has or says neither.
+    """
+    whole = metadata.get(WHOLE)
+    made = _from_tokens(metadata, where) if whole is None else _read_object(whole, where)
+    vocabulary = {index: text for text, index in made["model"]["vocab"].items()}
+    vocabulary |= {token["id"]: token["content"] for token in made.get("added_tokens") or []}
+    ends = config.get("eos_token_id") or [None]
+    named = {"eos_token": vocabulary.get(ends[0]), "bos_token": vocabulary.get(config.get("bos_token_id"))}
+    return made, {"tokenizer_class": "PreTrainedTokenizerFast", **{k: v for k, v in named.items() if v is not None}}
+
+
+def _read_object(text: Any, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where}: '{WHOLE}' is not valid JSON: {error}.") from error
+    match value:
+        case {"model": {"vocab": {**vocab}}} if all(type(index) is int for index in vocab.values()):
+            added = value.get("added_tokens") or []
+        case _:
+            raise CheckpointError(f"{where}: '{WHOLE}' is no tokenizer with a vocabulary.")
+    for token in added if isinstance(added, list) else [added]:
+        match token:
+            case {"id": int(), "content": str()}:
+                pass
+            case _:
+                raise CheckpointError(f"{where}: '{WHOLE}' has an added token without id and content.")
+    return value
+
+
+def _from_tokens(metadata: Mapping[str, Any], where: str) -> dict[str, Any]:
+    kind, cut = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "gpt-2")
+    tokens, merges = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.merges")
+    types = metadata.get("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens or [])
+    if kind != "gpt2" or cut not in _PATTERNS or not tokens or not merges:
+        raise CheckpointError(
+            f"{where} does not carry a tokenizer that can be rebuilt (its kind is {kind!r}, cut as {cut!r}): give the "
+            "directory of the model's tokenizer.json."
+        )
+    pairs = [merge.split(" ") if isinstance(merge, str) else [] for merge in merges]
+    good = all(isinstance(token, str) for token in tokens) and all(len(pair) == 2 for pair in pairs)
+    if not good or len(types) != len(tokens) or len(set(tokens)) != len(tokens):
+        raise CheckpointError(f"{where}: malformed 'tokenizer.ggml' tokens, types or merges.")
+    added = [
+        {
+            "id": index,
+            "content": token,
+            "special": kind == _CONTROL,
+            **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
+        }
+        for index, (token, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind in (_CONTROL, _USER_DEFINED)
+    ]
+    pattern = _PATTERNS[cut]
+    to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": pattern is None}
+    steps = (
+        [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}] if pattern else []
+    )
+    vocab = {token: i for i, (token, t) in enumerate(zip(tokens, types, strict=True)) if t not in (_UNUSED,)}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*steps, to_bytes]},
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": vocab,
+            "merges": pairs,
+        },
+    }
+
+
 def _tokens(tokenizer: Mapping[str, Any], vocab_size: int, file: Path) -> tuple[list[str], list[int]]:
     """Token texts and types by id; ids without a token get one that no text contains."""
     by_id = {index: (text, _NORMAL) for text, index in tokenizer["model"]["vocab"].items()}
