@@ -33,22 +33,29 @@ def methods(
     family: Annotated[str | None, typer.Option("--family", "-f", help="Only this family.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """List the strategies: family, guarantee, what it is a guarantee of."""
+    """List the strategies: family, guarantee, what it is a guarantee of; of one family, the papers too."""
     if context.invoked_subcommand is not None:
         return
     chosen = _of_family(family)
     if json:
         print_json([_record(method) for method in chosen])
         return
-    made = table("strategy", "family", "guarantee", "what it does", "what it promises")
-    made.columns[0].no_wrap = made.columns[1].no_wrap = made.columns[2].no_wrap = True
+    # The table of one family has room for the papers; of all families they would fill pages.
+    made = table("strategy", *(["family"] if family is None else []), "guarantee", "what it does", "what it promises")
+    for column in made.columns[:-2]:
+        column.no_wrap = True
     made.padding = (0, 2, 1, 0)
     for method in chosen:
-        made.add_row(Text(method.name, style="bold"), method.family, _guarantee(method), method.summary, method.promise)
+        summary = Text(method.summary)
+        if family is not None:
+            summary.append(f"\n{method.paper}", style="dim")
+        where = [method.family] if family is None else []
+        made.add_row(Text(method.name, style="bold"), *where, _guarantee(method), summary, method.promise)
     out().print(made)
     used = dict.fromkeys(method.guarantee for method in chosen)
     out().print(Text("; ".join(f"{name}: {MEANINGS[name]}" for name in MEANINGS if name in used), style="dim"))
-    out().print(Text("`outthink methods show NAME` gives the paper and the options.", style="dim"))
+    told = "the paper and the options" if family is None else "the options"
+    out().print(Text(f"`outthink methods show NAME` gives {told}.", style="dim"))
 
 
 @app.command()

@@ -126,8 +126,10 @@ def _panel(axis: Any, result: dict[str, Any], points: Sequence[dict[str, Any]], 
             colour = styles(curve)["color"]
             shifted = [cost * shift for cost in costs]
             axis.errorbar(shifted, values, yerr=[below, above], fmt="none", ecolor=colour, alpha=0.3, lw=0.8, zorder=2)
-    axis.set(xscale="log", ylim=(0, 1.02))
-    round_ticks(axis.xaxis)
+    axis.set_ylim(0, 1.02)
+    if any(point[key] > 0 for point in points):
+        axis.set_xscale("log")
+        round_ticks(axis.xaxis)
     axis.grid(alpha=0.25)
 
 

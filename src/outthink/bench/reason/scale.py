@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,8 +52,17 @@ def _many(room: Room) -> dict[str, Any]:
     return {"n": room.many}
 
 
+def _tree(room: Room) -> dict[str, Any]:
+    return {"n": room.many, "width": _width(room)}
+
+
 def _found(room: Room) -> dict[str, Any]:
-    return {"n": room.many, "answers": room.many}
+    return {"n": room.many, "width": _width(room), "answers": room.many}
+
+
+def _width(room: Room) -> int:
+    """Ways to go on from a line, which is extended once: with four of them a short problem's tree is soon complete."""
+    return max(4, math.isqrt(room.lines))
 
 
 def _most(share: float, most: int) -> Callable[[Room], dict[str, Any]]:
@@ -61,6 +71,7 @@ def _most(share: float, most: int) -> Callable[[Room], dict[str, Any]]:
 
 _LINES = "lines until the budget ends"
 _WIDTH = "as wide as the budget pays whole lines, by the cost of its first one"
+_ROOT = "in as many ways as the square root of the lines that it pays, at least four"
 _PARTICLES = "as many particles as the budget moves to their end; then more islands"
 
 SCALES: dict[str, Scale] = {
@@ -87,14 +98,17 @@ SCALES: dict[str, Scale] = {
     "dvts": Scale(_WIDTH, _many),
     "guided-beam": Scale(_WIDTH, _many),
     "step-greedy": Scale("steps until its first finished line that is good, or the budget ends", _many),
-    "levin": Scale("expansions until the budget ends; the best line found", _found),
-    "a-star": Scale("expansions until the budget ends; the best line found", _found),
-    "mcts": Scale("simulations until the budget ends", _many),
+    "levin": Scale(f"expansions until the budget ends, {_ROOT}; the best line found", _found),
+    "a-star": Scale(f"expansions until the budget ends, {_ROOT}; the best line found", _found),
+    "mcts": Scale(f"simulations until the budget ends, {_ROOT}", _tree),
     "ab-mcts": Scale(_LINES, _many),
     "particle-filter": Scale(_PARTICLES, _many),
     "entropic-particle-filter": Scale(_PARTICLES, _many),
     "particle-gibbs": Scale("as many particles as the budget moves to their end; then more chains", _many),
     "tempered-particle-gibbs": Scale("as many particles as the budget moves to their end; then more chains", _many),
+    "revise": Scale("revisions until no fault is found or the budget ends", _many),
+    "evolve": Scale("generations until the budget ends", _many),
+    "budget-forcing": Scale(_LINES, _many, verifier=False),
     "token-smc": Scale(_PARTICLES, _many),
     "twisted-smc": Scale(_PARTICLES, _many),
 }

@@ -1,0 +1,71 @@
+"""Under the options of the bench a budget, and no default of a strategy's own, is what ends its work."""
+
+import pytest
+
+from outthink.bench.reason.scale import ALL, SCALES, Room, scale_of, strategies_named
+from outthink.core.budget import Budget
+from outthink.core.errors import UnknownNameError, UserError
+from outthink.core.registry import method
+from outthink.reason import STRATEGIES
+from outthink.reason.solve import think
+from search_world import Scores, StepWorld
+
+BUDGET = 900
+# Strategies that stop by themselves, and so may leave most of a budget unspent.
+STOP_EARLY = {"greedy", "step-greedy", "adaptive-vote", "sample-until-verified", "sample-while-worthwhile", "revise"}
+# Those that ask for more than the world of steps has: hints in its prompts, or the end of a line before its last step.
+ELSEWHERE = {"hint-marginalization", "budget-forcing", "token-beam", "diverse-beam", "subthought-vote"}
+BINDING = sorted(SCALES.keys() - STOP_EARLY - ELSEWHERE)
+
+
+def test_every_mapped_strategy_is_there_and_takes_its_options():
+    assert SCALES.keys() <= set(STRATEGIES.names())
+    for one in STRATEGIES:
+        for room in (Room(1, 50.0), Room(500, 61.3), Room(8000, 100.0), Room(1e6, 20.0)):
+            one.check_options(scale_of(one).options(room))
+
+
+def test_a_strategy_from_outside_gets_as_many_as_the_budget_could_pay():
+    async def run(question, lm, verifier, ledger, *, n=4):
+        """Not run."""
+
+    made = method("mine", family="x", summary="s", guarantee="heuristic", promise="p", paper="q")(run)
+    assert scale_of(made).options(Room(800, 50.0)) == {"n": 100}
+    assert scale_of(made).verifier
+    assert scale_of(STRATEGIES.get("greedy")).options(Room(800, 50.0)) == {}
+
+
+async def spent(name, options):
+    """Tokens of a budget that a strategy spends in a world of 1,728 lines of seven tokens."""
+    world = StepWorld(letters="abcdefghijkl", depth=3, seed=3)
+    lm = world.lm(Budget(tokens=BUDGET))
+    judge = Scores(lambda path: -0.1 * len(path)) if scale_of(STRATEGIES.get(name)).verifier else None
+    posterior = await think(world.question, lm, name, judge, **options)
+    assert posterior.cost.tokens <= BUDGET
+    return posterior.cost.tokens
+
+
+@pytest.mark.parametrize("name", BINDING)
+async def test_the_budget_binds(name):
+    """Nearly half of it is spent at least: the searches that plan their width keep some back for longer lines."""
+    assert await spent(name, scale_of(STRATEGIES.get(name)).options(Room(BUDGET, 9.0))) >= 0.45 * BUDGET
+
+
+@pytest.mark.parametrize("name", ["majority-vote", "mcts", "levin", "particle-filter"])
+async def test_defaults_of_the_strategies_would_leave_it_unspent(name):
+    assert await spent(name, {}) < BUDGET / 4
+
+
+def test_names_and_short_names():
+    assert [m.name for m in strategies_named(["vote", "greedy", "majority-vote"])] == ["majority-vote", "greedy"]
+    everything = {m.name for m in strategies_named([ALL])}
+    assert everything == {m.name for m in STRATEGIES if not m.models}
+    with pytest.raises(UnknownNameError):
+        strategies_named(["vot"])
+    with pytest.raises(UserError, match="Name a strategy"):
+        strategies_named([])
+
+
+def test_rooms():
+    assert (Room(1000, 100.0).lines, Room(1000, 100.0).many) == (10, 125)
+    assert (Room(5, 100.0).lines, Room(5, 100.0).many) == (1, 1)
