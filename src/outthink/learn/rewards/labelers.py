@@ -148,10 +148,22 @@ def make_labeler(name: str, lines: int, rollouts: int, max_tokens: int) -> Label
 
 
 def is_right(question: Question, line: Branch) -> bool:
-    """Whether a line reached an answer, and a right one."""
+    """Whether a line reached an answer, and a right one. It is over with the first finished line of text that gives
+    one: what a rollout writes after that is not read, for a line that grows step by step is stopped there.
+    """
     assert question.check is not None, "only questions that can be checked are labelled"
-    answer = question.answer_of(line)
+    answer = _first_answer(question, line.full_text) or question.answer_of(line)
     return answer is not None and question.check(answer)
+
+
+def _first_answer(question: Question, text: str) -> str | None:
+    end = text.find("\n") + 1
+    while end:
+        answer = question.parse(text[:end])
+        if answer is not None:
+            return answer
+        end = text.find("\n", end) + 1
+    return None
 
 
 async def count_right(question: Question, prefix: Branch, n: int, max_tokens: int) -> int:
