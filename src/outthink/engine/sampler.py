@@ -69,7 +69,7 @@ def _sample(logits: NDArray[np.float32], rows: Sequence[Row]) -> Draws:
     index = np.arange(len(rows))
     with np.errstate(divide="ignore"):
         drawn = np.log(law[index, tokens])
-    top = [_top(model[r], row.sampling.top_logprobs) for r, row in enumerate(rows)]
+    top = [likeliest(model[r], row.sampling.top_logprobs) for r, row in enumerate(rows)]
     return Draws(tokens, model[index, tokens], drawn, top)
 
 
@@ -134,7 +134,8 @@ def _filter(law: Floats, samplings: Sequence[Sampling]) -> Floats:
     return result
 
 
-def _top(log_probs: Floats, count: int) -> list[tuple[int, float]]:
+def likeliest(log_probs: Floats, count: int) -> list[tuple[int, float]]:
+    """The ``count`` tokens with the largest of ``log_probs`` [V], each with it, largest first; ties: lowest id first."""
     if not count:
         return []
     order = np.argsort(-log_probs, kind="stable")[:count]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from outthink.core.budget import Ledger
 from outthink.core.sampling import Sampling, Until
-from outthink.engine.sampler import log_softmax
+from outthink.engine.sampler import likeliest, log_softmax
 from outthink.kv import Lease
 
 
@@ -148,7 +148,13 @@ class Reading(Task, ABC):
 
 @dataclass(eq=False)
 class Score(Reading):
-    """Log-probabilities of ``tokens`` after the parent. ``done`` gets the list of them; fewer where it was cut."""
+    """Log-probabilities of ``tokens`` after the parent. ``done`` gets the list of them; fewer where it was cut.
+
+    ``top``: how many of the likeliest (token, log-probability) to note for each in ``tops``, likeliest first.
+    """
+
+    top: int = 0
+    tops: list[list[tuple[int, float]]] = field(default_factory=list)
 
     @property
     def price(self) -> int:
@@ -169,6 +175,7 @@ class Score(Reading):
         """See `Reading`."""
         for law in log_softmax(logits.astype(np.float64)):
             self.read.append(float(law[self.tokens[len(self.read)]]))
+            self.tops.append(likeliest(law, self.top))
 
 
 @dataclass(eq=False)

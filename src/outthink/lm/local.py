@@ -144,6 +144,21 @@ class LocalBranch(BaseBranch):
             lambda sequence, ends: Score(sequence, self._lm.ledger, *ends, self._prompt, tokens=tokens)
         )
 
+    async def score_top(self, tokens: Sequence[int], top: int) -> list[tuple[float, list[tuple[int, float]]]]:
+        """Like `score`, with the ``top`` likeliest tokens and their log-probabilities at each place beside it."""
+        self.refuse_if_closed("score")
+        check_tokens(tokens, self._lm.tokenizer.vocab_size)
+        if not tokens:
+            return []
+        self._check_room(tokens)
+        tops: list[list[tuple[int, float]]] = []
+        values = await self._handle.run(
+            lambda sequence, ends: Score(
+                sequence, self._lm.ledger, *ends, self._prompt, tokens=tokens, top=top, tops=tops
+            )
+        )
+        return list(zip(values, tops, strict=True))
+
     async def feed(self, text: str | Sequence[int]) -> LocalBranch:
         """See `Branch.feed`."""
         self.refuse_if_closed("feed")

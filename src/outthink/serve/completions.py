@@ -85,11 +85,14 @@ class _Stream:
 async def generate(service: Service, tenant: str, order: Order, stream: _Stream | None = None) -> Outcome:
     """Every completion of ``order``. All of one prompt share its prefill, as do equal prompts of one tenant."""
     lm = service.lm(tenant, Budget(tokens=order.total), order.sampling)
-    async with asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(_choices(lm, prompt, number, order, stream))
-            for number, prompt in enumerate(order.prompts)
-        ]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(_choices(lm, prompt, number, order, stream))
+                for number, prompt in enumerate(order.prompts)
+            ]
+    except ExceptionGroup as failures:  # one is told of; the others fell with it
+        raise failures.exceptions[0] from None
     service.metrics.prompt_tokens.inc(sum(map(len, order.prompts)))
     outcome = Outcome([c for task in tasks for c in task.result()], lm.ledger, sum(map(len, order.prompts)))
     service.metrics.generation_tokens.inc(outcome.completion_tokens)

@@ -15,6 +15,7 @@ from outthink.serve.config import ServeConfig
 from outthink.serve.failures import ApiError
 
 OPEN_PATH = b"/health"
+MAX_HEADERS = 16 << 10
 _LOCAL_HOSTS = (b"localhost", b"127.0.0.1", b"[::1]")
 _REQUEST_ID_CHARS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
@@ -57,6 +58,8 @@ class Guard:
 
     def admit(self, scope: Scope, headers: list[tuple[bytes, bytes]]) -> str:
         """The tenant of a request, "" where there are no keys. Raises ApiError."""
+        if sum(len(name) + len(value) for name, value in headers) > MAX_HEADERS:
+            raise ApiError(431, f"The headers must be at most {MAX_HEADERS:,} bytes together.", code="too_large")
         raw = scope.get("raw_path") or scope["path"].encode()
         if not raw.startswith(b"/") or b"//" in raw or b"%" in raw or b"\\" in raw or b"/." in raw:
             raise ApiError(404, "There is nothing at this path.", code="not_found")

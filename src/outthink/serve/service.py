@@ -85,6 +85,8 @@ class Service:
     def check_size(self, prompts: Sequence[Sequence[int]], n: int, max_tokens: int | None) -> int:
         """The positions that a request may come to. Raises ApiError 400 where that is too much, or cannot fit."""
         config, total = self.config, 0
+        if not prompts:
+            raise ApiError(400, "There is no prompt.", param="prompt")
         if n * len(prompts) > config.max_branches:
             raise ApiError(400, f"n x prompts is {n * len(prompts):,}; at most {config.max_branches:,}.", param="n")
         for prompt in prompts:

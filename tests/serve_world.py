@@ -1,0 +1,84 @@
+"""A real server on a free port of this machine, over a tiny model, and a plain HTTP client for it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+
+from outthink.lm.model import Model
+from outthink.serve.app import make_app
+from outthink.serve.config import ServeConfig
+
+
+@dataclass
+class Client:
+    """Sends requests to a server; ``key`` as a bearer token."""
+
+    port: int
+    key: str | None = None
+
+    def send(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
+        """One request on a connection of its own, and the whole answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        sent = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        raw = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
+        if raw is not None:
+            sent["Content-Type"] = "application/json"
+        connection.request(method, path, raw, {**sent, **(headers or {})})
+        response = connection.getresponse()
+        answer = Answer(response.status, dict(response.getheaders()), response.read())
+        connection.close()
+        return answer
+
+    def get(self, path: str, **headers: str) -> Answer:
+        return self.send("GET", path, None, headers)
+
+    def post(self, path: str, body: Any, **headers: str) -> Answer:
+        return self.send("POST", path, body, headers)
+
+
+@dataclass
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def events(self) -> list[Any]:
+        """The JSON of each server-sent event; the last must be the end mark, which is left out."""
+        pieces = [piece.removeprefix(b"data: ") for piece in self.body.split(b"\n\n") if piece]
+        assert pieces[-1] == b"[DONE]"
+        return [json.loads(piece) for piece in pieces[:-1]]
+
+
+@contextmanager
+def served(model: Model, **settings: Any) -> Iterator[Client]:
+    """A running server for ``model``; it is told to stop, and has stopped, when the block is left."""
+    config = ServeConfig(port=0, **settings)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(make_app(model, config), log_level="error", server_header=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        threading.Event().wait(0.01)
+    try:
+        yield Client(listener.getsockname()[1], settings["api_keys"][0] if settings.get("api_keys") else None)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive(), "the server did not stop"
