@@ -224,8 +224,8 @@ class Engine:
                 continue
             error = EngineError(
                 f"The model computed logits that are not finite at position {position}, after token "
-                f"{sequence.tokens[position]}: its weights are damaged, or their number format is too narrow. Only this "
-                "request was ended."
+                f"{sequence.tokens[position]}: its weights are damaged, or their number format is too narrow. Only "
+                "this request was ended."
             )
             generation, reading = sequence.generation, sequence.reading
             for task in list(sequence.tasks):

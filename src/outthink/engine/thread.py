@@ -11,7 +11,6 @@ from typing import Any
 from outthink.core.errors import EngineError
 from outthink.engine.engine import Engine
 
-
 CLOSED = "The model was closed and takes no more requests; load it again."
 
 
@@ -86,7 +85,7 @@ class EngineThread:
     def _run(self) -> None:
         while not self._closing:
             self._wake.clear()
-            while any([_step(engine) for engine in self._engines]) and not self._closing:  # each of them, every turn
+            while sum(map(_step, self._engines)) and not self._closing:  # each of them, every turn
                 pass
             if not self._closing:
                 self._wake.wait()
