@@ -12,12 +12,10 @@ from outthink.learn.rewards.documents import Encoder, RewardDocument, documents_
 from outthink.learn.rewards.plan import Plan
 from outthink.learn.rewards.records import LabelledLine, LabelledProblem, StepLabel
 from outthink.learn.tokenizer import END_ID, encode_example
-from outthink.lm.model import BUNDLED
+from outthink.lm.model import BUNDLED, bundled_models
 from outthink.tasks.suites import get_suite
 
-TOKENIZERS = {
-    name: tokenizers.Tokenizer.from_file(str(BUNDLED / name / "tokenizer.json")) for name in ("core-s", "arithmetic-s")
-}
+TOKENIZERS = {name: tokenizers.Tokenizer.from_file(str(BUNDLED / name / "tokenizer.json")) for name in bundled_models()}
 TEXTS = st.text(st.sampled_from("ab 12+-=:<>()\n\n\n\téß→😀\u2028\r") | st.characters(codec="utf-8"), max_size=40)
 PROBLEMS = get_suite("outthink-core").sample("train", 40, 1)
 
@@ -60,7 +58,7 @@ def line_of(problem, value: float, right: bool = True, ended: bool = True) -> La
 
 
 def test_labels_sit_on_line_feeds_and_end_tokens() -> None:
-    tokenizer = TOKENIZERS["core-s"]
+    tokenizer = next(iter(TOKENIZERS.values()))
     [line_feed] = tokenizer.encode("\n").ids
     found = [LabelledProblem(i, p, (line_of(p, i / 64, bool(i % 2)),), 1, 1) for i, p in enumerate(PROBLEMS)]
     documents = documents_of(found, Encoder(tokenizer), "process", 1024)
@@ -81,7 +79,7 @@ def test_labels_sit_on_line_feeds_and_end_tokens() -> None:
 
 
 def test_what_is_labelled_depends_on_how_a_line_ended() -> None:
-    tokenizer, problem = TOKENIZERS["core-s"], PROBLEMS[0]
+    tokenizer, problem = next(iter(TOKENIZERS.values())), PROBLEMS[0]
     encoder = Encoder(tokenizer)
     question = encoder.question(problem.prompt)
     text = "one\ntwo\nanswer: 3"

@@ -19,7 +19,7 @@ from outthink.learn.rewards.scoring import load_reward, score_documents
 from outthink.learn.rewards.store import LabelFile, read_labels
 from outthink.learn.rewards.train import RewardRun, train_reward
 from outthink.learn.sizes import get_size, model_config
-from outthink.lm.model import BUNDLED
+from outthink.lm.model import BUNDLED, bundled_models
 from outthink.models.transformer import Transformer
 from outthink.tasks.suites import get_suite
 
@@ -47,7 +47,7 @@ def write_labels(path: Path, problems=PROBLEMS, **settings) -> Path:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a policy of random weights and a file of labels that can be learned from the step alone."""
     root = tmp_path_factory.mktemp("rewards")
-    tokenizer = tokenizers.Tokenizer.from_file(str(BUNDLED / "core-s" / "tokenizer.json"))
+    tokenizer = tokenizers.Tokenizer.from_file(str(BUNDLED / bundled_models()[0] / "tokenizer.json"))
     model = Transformer(model_config(get_size("XS"), tokenizer.get_vocab_size(), 256))
     model.init_weights(0)
     export_model(dict(model.named_parameters()), "XS", 256, tokenizer, root / "policy", "card")
