@@ -23,10 +23,12 @@ from outthink.reason.expression import read_strategy
 from outthink.tasks.problem import Problem
 from outthink.verify import Verifier, opened
 from outthink.verify.needs import check_model
+from outthink.verify.unit_tests import UnitTests, parse_program
 
 
 def ask(problem: str | Problem | Question, *, chat: bool = True) -> Question:
-    """The question that a text or a task's problem is; texts that a task family recognises can be checked exactly.
+    """The question that a text or a task's problem is; texts that a task family recognises can be checked exactly, and
+    of a text with examples of a Python session in it the answer is a program.
 
     ``chat``: whether the model has a chat template; else it reads the bare text.
     """
@@ -39,6 +41,8 @@ def ask(problem: str | Problem | Question, *, chat: bool = True) -> Question:
     if not text.strip():
         raise PromptError("The problem is empty: say what is to be solved.")
     prompt = [{"role": "user", "content": text}] if chat else text
+    if known is None and (tests := UnitTests.in_text(text)) is not None:
+        return Question(prompt, parse_program, problem=tests)
     return Question(prompt, parse_answer, known.check if known is not None else None, known)
 
 

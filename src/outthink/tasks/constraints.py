@@ -15,6 +15,7 @@ enough.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +25,10 @@ from outthink.tasks.dials import linear, override, shuffled, whole, within
 from outthink.tasks.oracle import follows
 from outthink.tasks.problem import ANSWER, Problem, check_difficulty, rng_for
 from outthink.tasks.puzzle_draw import POOLS, draw_clues, draw_groups
-from outthink.tasks.puzzle_text import read_puzzle, tell, tell_answer
+from outthink.tasks.puzzle_proof import formula
+from outthink.tasks.puzzle_text import read_answer, read_puzzle, read_stated, tell, tell_answer
 from outthink.tasks.puzzles import FORMS, MOST_WORLDS, Clue, Kind, Puzzle, num_worlds
+from outthink.tasks.smt import Smt
 
 KINDS: tuple[Kind, ...] = ("houses", "guests")
 
@@ -109,6 +112,12 @@ class Constraints:
                 yield ANSWER + problem.answer, None
 
         return follows(partial, frozenset(solution), moves)
+
+    def smt(self, problem: Problem) -> Smt:
+        """The clues as a formula, and how answers and steps say values."""
+        puzzle = read_puzzle(problem.prompt)
+        assert puzzle is not None, "a problem of this family states a puzzle"
+        return Smt(formula(puzzle), functools.partial(read_answer, puzzle), functools.partial(read_stated, puzzle))
 
     def rerender(self, problem: Problem, seed: int) -> Problem:
         """Other words, and groups, words, clues and the exchangeable places in a clue shuffled."""

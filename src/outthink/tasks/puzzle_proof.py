@@ -15,15 +15,8 @@ def solutions_by_z3(puzzle: Puzzle, limit: int = 2) -> list[dict[str, str]]:
     """
     import z3
 
-    solver = z3.Solver()
+    solver, variables = _stated(puzzle, z3)
     guests = puzzle.kind == "guests"
-    variables: dict[str, Any] = {word: z3.Bool(word) if guests else z3.Int(word) for word in puzzle.variables}
-    if not guests:
-        for group in puzzle.groups:
-            solver.add(z3.Distinct(*[variables[word] for word in group]))
-            solver.add(*[z3.And(variables[word] >= 1, variables[word] <= len(group)) for word in group])
-    for clue in puzzle.clues:
-        solver.add(_meaning(z3)[puzzle.kind][clue.form](*[variables.get(word, word) for word in clue.words]))
     found = []
     while len(found) < limit and solver.check() == z3.sat:
         model = solver.model()
@@ -34,6 +27,28 @@ def solutions_by_z3(puzzle: Puzzle, limit: int = 2) -> list[dict[str, str]]:
             found.append({word: str(value) for word, value in values.items()})
         solver.add(z3.Or(*[variables[word] != value for word, value in values.items()]))
     return found
+
+
+def formula(puzzle: Puzzle) -> str:
+    """The clues in SMT-LIB 2: an integer from 1 for each word, or for guests whether they come; imports z3 now."""
+    import z3
+
+    return _stated(puzzle, z3)[0].sexpr()
+
+
+def _stated(puzzle: Puzzle, z3: Any) -> tuple[Any, dict[str, Any]]:
+    """A solver that knows the clues, and its variables."""
+    solver = z3.Solver(ctx=z3.Context())
+    guests, context = puzzle.kind == "guests", solver.ctx
+    make = z3.Bool if guests else z3.Int
+    variables: dict[str, Any] = {word: make(word, ctx=context) for word in puzzle.variables}
+    if not guests:
+        for group in puzzle.groups:
+            solver.add(z3.Distinct(*[variables[word] for word in group]))
+            solver.add(*[z3.And(variables[word] >= 1, variables[word] <= len(group)) for word in group])
+    for clue in puzzle.clues:
+        solver.add(_meaning(z3)[puzzle.kind][clue.form](*[variables.get(word, word) for word in clue.words]))
+    return solver, variables
 
 
 def _meaning(z3: Any) -> Mapping[Kind, Mapping[str, Callable[..., Any]]]:

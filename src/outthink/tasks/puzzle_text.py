@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from outthink.tasks.puzzles import COMES, FORMS, MOST_WORLDS, Clue, Kind, Puzzle, num_worlds
+from outthink.tasks.puzzles import COMES, FORMS, MOST_WORLDS, STAYS, Clue, Kind, Puzzle, num_worlds
 
 HOUSES = re.compile(r"houses 1-(\d)\. ((?:[a-z ]+, )*[a-z ]+)\.\n((?:[a-z0-9 ]+\. )*[a-z0-9 ]+)\.\nwho is where\?")
 GUESTS = re.compile(r"guests ([a-z ]+)\.\n((?:[a-z ]+\. )*[a-z ]+)\.\nwho comes\?")
@@ -69,3 +69,33 @@ def tell_answer(puzzle: Puzzle, solution: Mapping[str, str]) -> str:
         return " ".join([word for word in puzzle.variables if solution[word] == COMES]) or "nobody"
     houses = [[word for word in puzzle.variables if solution[word] == house] for house in puzzle.worlds.values]
     return ", ".join([" ".join(words) for words in houses])
+
+
+def read_answer(puzzle: Puzzle, answer: str) -> dict[str, bool | int] | None:
+    """The value of each word that ``answer`` says, the house or whether the guest comes; None where it does not say
+    one value for each, and nothing else.
+    """
+    if puzzle.kind == "guests":
+        coming = answer.replace(",", " ").split() if answer.strip() != "nobody" else []
+        if len(set(coming)) < len(coming) or not set(coming) <= set(puzzle.variables):
+            return None
+        return {word: word in coming for word in puzzle.variables}
+    houses = [house.split() for house in answer.split(",")]
+    told = [word for house in houses for word in house]
+    if len(houses) != len(puzzle.groups[0]) or sorted(told) != sorted(puzzle.variables):
+        return None
+    return {word: 1 + number for number, house in enumerate(houses) for word in house}
+
+
+def read_stated(puzzle: Puzzle, partial: str) -> dict[str, bool | int] | None:
+    """What the finished lines of an unfinished solution state, one word each; None where one states something else, or
+    a word twice.
+    """
+    values = {COMES: True, STAYS: False} if puzzle.kind == "guests" else {v: int(v) for v in puzzle.worlds.values}
+    stated: dict[str, bool | int] = {}
+    for line in partial.split("\n")[:-1]:
+        word, _, value = line.partition(" ")
+        if word in stated or word not in puzzle.variables or value not in values:
+            return None
+        stated[word] = values[value]
+    return stated

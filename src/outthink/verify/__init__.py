@@ -14,6 +14,7 @@ VERIFIERS: Registry[type[Verifier]] = Registry(
     "verifier",
     "outthink.verifiers",
     {
+        "code": "outthink.verify.unit_tests:CodeTests",
         "exact": "outthink.verify.exact:ExactChecker",
         "likelihood": "outthink.verify.likelihood:Likelihood",
         "orm": "outthink.verify.reward:OutcomeReward",
@@ -21,6 +22,7 @@ VERIFIERS: Registry[type[Verifier]] = Registry(
         "prm": "outthink.verify.reward:ProcessReward",
         "self-evaluation": "outthink.verify.judge:SelfEvaluation",
         "step-oracle": "outthink.verify.oracle:StepOracle",
+        "z3": "outthink.verify.smt:SmtChecker",
     },
 )
 

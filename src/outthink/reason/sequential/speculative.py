@@ -18,7 +18,6 @@ from outthink.reason.search.options import at_least
 from outthink.reason.segment import Segmenter
 from outthink.reason.sequential.apart import lines_apart
 from outthink.verify import Verifier
-from outthink.verify.exact import ExactChecker
 
 LARGE, SMALL = 0, 1
 
@@ -53,7 +52,7 @@ async def speculative_steps(
             "speculative-steps needs a second model that writes first: name it, as in -o draft=arithmetic-s."
         )
     at_least(0, accept=accept)
-    judge = None if isinstance(verifier, ExactChecker) else verifier
+    judge = verifier if verifier is not None and verifier.partial else None
     longest = math.inf if max_tokens is None else max_tokens
     return weigh(
         question,

@@ -157,7 +157,7 @@ def become(program: str, limits: dict[str, object]) -> None:
     os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
     os.closerange(3, 1 << 16)
     limit(limits)
-    os.execve(sys.executable, [sys.executable, "-I", "-S", "-B", "-X", "utf8", "main.py"], {})
+    os.execve(sys.executable, [sys.executable, "-I", "-S", "-B", "-X", "utf8", "main.py"], {})  # noqa: S606  (no shell)
 
 
 def wait_for(child: int) -> int:
