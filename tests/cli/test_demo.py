@@ -51,7 +51,7 @@ def test_the_problem_shown_is_the_one_that_says_most():
         mended,
         replace(mended, vote=answered(right, 0.9)),
     ]
-    assert sorted(order[::-1], key=lambda trial: trial.telling) == order
+    assert sorted((order[i] for i in (3, 0, 4, 1, 2)), key=lambda trial: trial.telling) == order
 
 
 def test_models_are_asked_what_they_know():
