@@ -190,7 +190,7 @@ def _print(outcomes: list[Outcome], question: Question, budget: Budget) -> None:
     for outcome in outcomes:
         name = outcome.strategy + (f" ({outcome.verifier})" if outcome.verifier else "")
         if (found := outcome.posterior) is None:
-            why = Text(printable(outcome.error), style="red") if outcome.error else Text("not run", style="yellow")
+            why = Text("failed", style="red") if outcome.error else Text("not run", style="yellow")
             made.add_row(Text(name, "bold"), "", "", "", "", "", "", "", "", why)
             continue
         answer = Text("none", style="yellow") if found.best is None else Text(printable(found.best), style="bold cyan")
@@ -208,5 +208,8 @@ def _print(outcomes: list[Outcome], question: Question, budget: Budget) -> None:
         )
     out().print(made)
     out().print(Text(f"each on {budget}, with the same random numbers", style="dim"))
+    for outcome in (outcome for outcome in outcomes if outcome.error):
+        told = Text.assemble((f"{outcome.strategy} failed: ", "red"), printable(outcome.error or ""))
+        out().print(told, soft_wrap=True)
     for outcome in (outcome for outcome in outcomes if outcome.tree is not None):
         err().print(Text(f"tree of reasoning: {outcome.tree}", style="dim"), soft_wrap=True)

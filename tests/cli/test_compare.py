@@ -1,0 +1,134 @@
+"""``outthink compare``: strategies side by side, each as if it had run alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+
+import pytest
+
+from cli.tiny_model import PROBLEM, RIGHT
+from outthink.bench.reason.run import room_for
+from outthink.bench.reason.scale import scale_of
+from outthink.cli.compare import REPLY
+from outthink.core.budget import Budget, Ledger
+from outthink.core.sampling import Sampling
+from outthink.lm.model import load
+from outthink.reason import STRATEGIES
+from outthink.reason.solve import ask, think
+
+NAMES = ("greedy", "majority-vote", "particle-filter", "mcts")
+
+
+def test_each_row_is_what_the_strategy_finds_by_itself(run, model):
+    ran = run("compare", PROBLEM, "-m", model, "-s", "greedy,vote,particle-filter,mcts", "-b", "600", "--json",
+              "--verifier", "step-oracle", "--seed", 3)  # fmt: skip
+    assert ran.code == 0
+    assert [row["strategy"] for row in ran.json["results"]] == list(NAMES)
+    with load(model) as loaded:
+        question = ask(PROBLEM)
+        room = room_for(loaded, Budget("600"), len(loaded.session().encode(question.prompt)) + REPLY)
+    for row in ran.json["results"]:
+        method = STRATEGIES.get(row["strategy"])
+        judge = "step-oracle" if scale_of(method).verifier else None
+        with load(model) as alone:  # nothing is in its cache
+            lm = alone.session(Ledger(Budget("600")), Sampling(seed=3))
+            found = asyncio.run(think(question, lm, method, judge, **scale_of(method).options(room)))
+        assert (row["verifier"], row["best"], row["stopped"]) == (judge, found.best, found.stopped)
+        assert row["weights"] == pytest.approx(found.weights)
+        assert {**row["cost"], "seconds": 0} == {**found.cost.to_json(), "seconds": 0}
+        assert row["right"] is (None if found.best is None else found.best == RIGHT)
+        assert row["cost"]["cached"] == 0
+        assert row["error"] is None
+
+
+def test_the_table_says_who_is_right_and_what_it_cost(run, model):
+    command = ["compare", PROBLEM, "-m", model, "-s", "majority-vote,best-of-n", "-b", "400", "--verifier", "exact"]
+    ran, told = run(*command), run(*command, "--json")
+    assert ran.code == 0
+    for row in told.json["results"]:
+        line = next(line for line in ran.out.splitlines() if line.startswith(row["strategy"]))
+        assert ("✓ right" if row["right"] else "✗ wrong") in line
+        for figure in (row["best"], f"{row['cost']['tokens']:,}", str(row["cost"]["verifier_calls"])):
+            assert figure in line.split()
+    assert "400 tokens" in ran.out
+
+
+def test_an_error_in_one_strategy_loses_no_other(run, model):
+    command = ["compare", PROBLEM, "-m", model, "-s", "greedy,sample-until-verified,majority-vote", "-b", "300"]
+    ran = run(*command, "--json")
+    assert ran.code == 1
+    first, failed, last = ran.json["results"]
+    assert "needs a verifier" in failed["error"]
+    assert "best" not in failed
+    assert first["attempts"] == 1
+    assert last["best"] is not None
+    shown = run(*command)
+    assert shown.code == 1
+    assert "sample-until-verified failed: sample-until-verified needs a verifier that can accept a line" in shown.out
+
+
+def test_trees_are_written_a_page_each(run, model, tmp_path):
+    pages = tmp_path / "deep" / "trees"
+    ran = run("compare", PROBLEM, "-m", model, "-s", "greedy,majority-vote", "-b", "200", "--tree", pages, "--json")
+    assert ran.code == 0
+    for row in ran.json["results"]:
+        assert row["tree"] == str(pages / f"{row['strategy']}.html")
+        page = (pages / f"{row['strategy']}.html").read_text()
+        assert row["strategy"] in page
+        assert "</html>" in page
+
+
+def test_ctrl_c_answers_with_what_there_is_and_skips_the_rest(run, model, monkeypatch):
+    begun = []
+
+    async def interrupted(question, lm, method, *args, **options):
+        begun.append(method.name)
+        if len(begun) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return await think(question, lm, method, *args, **options)
+
+    monkeypatch.setattr("outthink.reason.solve.think", interrupted)
+    ran = run("compare", PROBLEM, "-m", model, "-s", "greedy,majority-vote,mcts", "-b", "300", "--json")
+    assert ran.code == 130
+    assert begun == ["greedy", "majority-vote"]
+    first, cut, skipped = ran.json["results"]
+    assert ran.json["interrupted"] is True
+    assert first["attempts"] == 1
+    assert cut["stopped"] == "budget"
+    assert "best" not in skipped
+    assert skipped["error"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["x", "-s", "gready"], ["'gready'", "Did you mean 'greedy'?"]),
+        (["x", "-s", "greedy,,mcts"], ["empty part"]),
+        (["x", "-b", "4k tokns"], ["'4k tokns'"]),
+        (["x", "--verifier", "exakt"], ["'exakt'", "exact"]),
+        ([""], ["problem is empty"]),
+    ],
+)
+def test_mistakes_are_told_before_a_model_is_loaded(run, arguments, named):
+    ran = run("compare", *arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("error: ")
+    for text in named:
+        assert text in ran.err
+
+
+def test_a_file_is_no_directory_for_trees(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    ran = run("compare", "x", "--tree", tmp_path / "file")
+    assert ran.code == 2
+    assert "is a file" in ran.err
+
+
+def test_without_a_budget_strategies_keep_their_own_options(run, model):
+    told = run("compare", PROBLEM, "-m", model, "-s", "majority-vote", "--json").json
+    assert told["budget"] == "unlimited"
+    assert told["results"][0]["options"] == {}
+    assert told["results"][0]["attempts"] == STRATEGIES.get("majority-vote").options["n"]
+    assert json.dumps(told)
