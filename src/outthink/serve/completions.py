@@ -152,5 +152,6 @@ def _choice(number: int, index: int, line: Branch, order: Order, scored: Scored)
 
 async def _scored_prompt(lm: LocalLM, prompt: Sequence[int], top: int) -> Scored:
     """What the model thought of each token of the prompt but the first."""
-    async with await lm.root(list(prompt[:1])) as first:
+    first = await lm.root(list(prompt[:1]))
+    async with first:
         return await first.score_top(list(prompt[1:]), top)

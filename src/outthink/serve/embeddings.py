@@ -8,10 +8,11 @@ import torch
 
 from outthink.kernels.reference.dense import dense_attend
 from outthink.models.checkpoint import LoadedModel
+from outthink.models.opened import OpenedModel
 
 
 @torch.inference_mode()
-def mean_pooled(loaded: LoadedModel, tokens: Sequence[int]) -> list[float]:
+def mean_pooled(loaded: LoadedModel | OpenedModel, tokens: Sequence[int]) -> list[float]:
     """The mean over positions of the hidden states after the final norm, [hidden_size], scaled to length 1."""
     device = next(loaded.model.parameters()).device
     ids = torch.tensor(list(tokens), device=device)

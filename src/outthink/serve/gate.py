@@ -69,9 +69,9 @@ class Gate:
         except asyncio.CancelledError:
             if place.done() and not place.cancelled() and place.exception() is None:  # admitted, and gone since
                 self._leave(tenant)
-            elif place in (queue := self._waiting.get(tenant, ())):
-                queue.remove(place)
-                if not queue:
+            elif tenant in self._waiting and place in self._waiting[tenant]:
+                self._waiting[tenant].remove(place)
+                if not self._waiting[tenant]:
                     del self._waiting[tenant]
             raise
 

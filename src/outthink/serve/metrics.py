@@ -67,6 +67,7 @@ class EngineCollector(Collector):
 
 
 Readings = dict[str, tuple[str, float]]
+"""Help text and value by name."""
 
 
 def read_engine(thread: EngineThread) -> tuple[Readings, Readings]:
@@ -76,12 +77,12 @@ def read_engine(thread: EngineThread) -> tuple[Readings, Readings]:
     def read() -> tuple[Readings, Readings]:
         stats, scheduler, cache = engine.stats, engine.scheduler, engine.cache
         used = cache.num_leased(scheduler.leases())
-        gauges = {
+        gauges: Readings = {
             "num_sequences_running": ("Branches in the batch.", len(scheduler.running)),
             "num_sequences_waiting": ("Branches that wait for pages.", len(scheduler.waiting)),
             "kv_cache_usage_perc": ("Part of the pages that branches hold, 0 to 1.", used / cache.num_pages),
         }
-        counters = {
+        counters: Readings = {
             "iterations": ("Steps of the engine.", stats.steps),
             "iteration_tokens": ("Positions computed.", stats.positions),
             "recomputed_tokens": ("Positions computed again after preemption.", stats.recomputed),

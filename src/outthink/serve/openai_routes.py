@@ -229,7 +229,7 @@ def _refuse_beside_thinking(body: ChatRequest) -> None:
     """What has no meaning for a search is refused, never ignored."""
     for name in ("n", "stop", "stop_token_ids", "logprobs", "ignore_eos", "max_tokens", "max_completion_tokens",
                  "include_stop_str_in_output", "continue_final_message"):  # fmt: skip
-        if name in body.model_fields_set and getattr(body, name) not in (None, False, 1):
+        if getattr(body, name) not in (None, False, 1):
             raise ApiError(400, f"{name} cannot be combined with thinking: its budget says what is spent.", param=name)
 
 

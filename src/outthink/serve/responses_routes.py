@@ -75,8 +75,9 @@ def _as_chat(body: ResponsesRequest) -> ChatRequest:
     messages = [Message(role="user", content=body.input)] if isinstance(body.input, str) else list(body.input)
     if body.instructions:
         messages.insert(0, Message(role="system", content=body.instructions))
-    given = {"max_tokens": body.max_output_tokens} if body.max_output_tokens is not None else {}
-    return ChatRequest(messages=messages, temperature=body.temperature, top_p=body.top_p, **given)
+    return ChatRequest(
+        messages=messages, temperature=body.temperature, top_p=body.top_p, max_tokens=body.max_output_tokens
+    )
 
 
 def _finished(outcome: Outcome, head: dict[str, Any]) -> dict[str, Any]:
