@@ -80,6 +80,13 @@ class EngineMachine(RuleBasedStateMachine):
             self.world.score(node, text[:room], self._ledger(which, budget))
 
     @precondition(lambda self: self.world.nodes)
+    @rule(which=WHICH, text=st.lists(TOKENS, min_size=1, max_size=9), budget=BUDGET)
+    def judge(self, which: int, text: list[int], budget: Budget | None) -> None:
+        node = self._node(which)
+        if text := text[: self.world.engine.max_positions - len(node.tokens)]:
+            self.world.judge(node, text, self._ledger(which, budget))
+
+    @precondition(lambda self: self.world.nodes)
     @rule(which=WHICH, text=st.lists(TOKENS, max_size=6))
     def feed(self, which: int, text: list[int]) -> None:
         node = self._node(which)

@@ -15,7 +15,7 @@ from outthink.core.sampling import Sampling, Until
 from outthink.engine.billing import Costs
 from outthink.engine.engine import Engine
 from outthink.engine.sampler import log_softmax
-from outthink.engine.sequence import Extend, Prompt, Score, Task
+from outthink.engine.sequence import Extend, Judge, Prompt, Reading, Score, Task
 from outthink.engine.sequence import Sequence as EngineSequence
 from outthink.kv import PagedCache
 from outthink.scheduling import Limits, Scheduler
@@ -48,7 +48,7 @@ class Node:
     key: int
     prompt: Prompt
     num_children: int = 0
-    tasks: list[Extend | Score] = field(default_factory=list)
+    tasks: list[Extend | Reading] = field(default_factory=list)
 
 
 @dataclass(eq=False, repr=False)
@@ -57,7 +57,7 @@ class World:
 
     engine: Engine
     nodes: list[Node] = field(default_factory=list)
-    live: dict[Extend | Score, None] = field(default_factory=dict)
+    live: dict[Extend | Reading, None] = field(default_factory=dict)
     finished: list[Task] = field(default_factory=list)
     shown: dict[Task, dict[int, str]] = field(default_factory=dict)
     ledgers: list[Ledger] = field(default_factory=list)
@@ -102,6 +102,17 @@ class World:
             node.sequence,
             self._ledger(ledger),
             lambda log_probs: self._scored(node, task, log_probs),
+            self._failed,
+            node.prompt,
+            tokens=list(tokens),
+        )
+        return self._start(node, task)
+
+    def judge(self, node: Node, tokens: Sequence[int], ledger=None) -> Judge:
+        task = Judge(
+            node.sequence,
+            self._ledger(ledger),
+            lambda result: self._judged(node, task, *result),
             self._failed,
             node.prompt,
             tokens=list(tokens),
@@ -256,3 +267,14 @@ class World:
         for i, log_prob in enumerate(log_probs):
             law = log_softmax(true_logits((*node.tokens, *task.tokens[:i])).astype(np.float64))
             assert abs(law[task.tokens[i]] - log_prob) < 1e-9, "a score differs from a forward pass"
+
+    def _judged(self, node: Node, task: Judge, values: list[float], sequence: EngineSequence | None) -> None:
+        self._over(task)
+        cut = len(values) < len(task.tokens)
+        assert cut == (sequence is None), "a judgement hands over its sequence when it is whole, and only then"
+        assert not cut or task.ledger.limited or task.ledger.cancelled, "a judgement is cut short"
+        for i, value in enumerate(values):
+            assert value == float(true_logits((*node.tokens, *task.tokens[: i + 1]))[0]), "a value differs"
+        if sequence is not None:
+            assert sequence.tail_logits is not None
+            self._node(sequence, (*node.tokens, *task.tokens), self._key(node), node.prompt)
