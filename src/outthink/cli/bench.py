@@ -88,6 +88,7 @@ def scaling(
 app.command()(bench_models.coverage)
 app.command()(bench_models.sizes)
 app.command()(bench_models.drafts)
+app.command()(bench_models.generation)
 
 
 def _run(model: Model, config: ScalingConfig, output: Path) -> dict[str, Any]:

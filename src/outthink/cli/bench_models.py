@@ -1,4 +1,4 @@
-"""``outthink bench coverage``, ``sizes`` and ``drafts``: what models can do, alone, side by side and in pairs."""
+"""``outthink bench coverage``, ``sizes``, ``drafts``, ``generation``: what models can do, and what they are asked."""
 
 from __future__ import annotations
 
@@ -172,6 +172,32 @@ def drafts(
         made.add_row(row["family"], str(row["n"]), *(interval_of(row[name]) for name in FIGURES))
     out().print(made)
     written(output, markdown)
+
+
+def generation(
+    output: Annotated[Path, typer.Option("--out", "-o", help="The JSON file.")],
+    suite: Annotated[str, typer.Option(help="A suite of families, or one family.")] = "outthink-core",
+    difficulties: DifficultiesOption = "0,0.25,0.5,0.75,1",
+    json: JsonOption = False,
+) -> None:
+    """Problems a second that each family generates, on one core."""
+    from outthink.bench.generation import run
+    from outthink.tasks.suites import get_suite
+
+    steps = read_difficulties(difficulties)
+    check_outputs(output, None)
+    get_suite(suite)
+    with bar() as show:
+        result = run(suite, steps, output, show)
+    if json:
+        print_json(result)
+        return
+    made = table("family", *(f"difficulty {step:g}" for step in steps), title="problems a second (95% intervals)")
+    for family in dict.fromkeys(row["family"] for row in result["rows"]):
+        rates = [row["rate"] for row in result["rows"] if row["family"] == family]
+        made.add_row(family, *(interval_of(rate, ",.0f") for rate in rates))
+    out().print(made)
+    written(output)
 
 
 def read_difficulties(text: str) -> tuple[float, ...]:
