@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from outthink.core.estimate import Estimate
     from outthink.core.posterior import Posterior
     from outthink.core.question import Question
+    from outthink.core.registry import method
     from outthink.core.sampling import Sampling, Until
     from outthink.lm.model import Model, load
     from outthink.lm.protocol import LM, Branch
@@ -39,6 +40,7 @@ _PUBLIC = {
     "ask": "outthink.reason.solve",
     "connect": "outthink.lm.remote.model",
     "load": "outthink.lm.model",
+    "method": "outthink.core.registry",
     "solve": "outthink.reason.solve",
     "think": "outthink.reason.solve",
 }
@@ -60,6 +62,7 @@ __all__ = [
     "ask",
     "connect",
     "load",
+    "method",
     "solve",
     "think",
 ]

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from outthink.cli.console import out, print_json, table
-from outthink.cli.options import JsonOption
+from outthink.cli.options import JsonOption, tell_faults
 from outthink.core.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def show(name: Annotated[str, typer.Argument(help="The strategy's name.")], json
 def _of_family(family: str | None) -> list[Method]:
     from outthink.reason import STRATEGIES
 
+    tell_faults(STRATEGIES)
     known = list(STRATEGIES)
     if family is not None and family not in (names := {method.family for method in known}):
         raise UnknownNameError("family of strategies", family, names)

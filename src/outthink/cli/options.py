@@ -14,6 +14,7 @@ from outthink.cli.console import err
 from outthink.core.errors import CheckpointError, UserError
 
 if TYPE_CHECKING:
+    from outthink.core.registry import Registry
     from outthink.lm.model import Model
     from outthink.lm.source import LanguageModel
     from outthink.scheduling import Limits
@@ -88,6 +89,12 @@ def open_anywhere(
         from outthink.lm.remote import connect
 
         return connect(base_url, source, api_key=key)
+
+
+def tell_faults(registry: Registry[Any]) -> None:
+    """Say on stderr what is wrong with installed plugins, a line each."""
+    for fault in registry.faults():
+        err().print(Text(f"note: {fault}", style="yellow"), soft_wrap=True)
 
 
 def read_settings(pairs: Iterable[str], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from outthink.cli.console import err, out, print_json, table
-from outthink.cli.options import JsonOption, SeedOption
+from outthink.cli.options import JsonOption, SeedOption, tell_faults
 from outthink.core.errors import TaskError, UserError
 from outthink.tasks.problem import Problem, Split
 
@@ -28,9 +28,10 @@ def tasks(context: typer.Context, json: JsonOption = False) -> None:
     """List the families of problems."""
     if context.invoked_subcommand is not None:
         return
-    from outthink.tasks.families import family_names, get_family
+    from outthink.tasks.families import FAMILIES, get_family
 
-    families = [get_family(name) for name in family_names()]
+    tell_faults(FAMILIES)
+    families = [get_family(name) for name in FAMILIES.usable()]
     if json:
         print_json([{"name": family.name, "summary": family.summary} for family in families])
         return

@@ -42,6 +42,10 @@ class CapabilityError(UserError):
     """A strategy needs something that this language model or verifier does not offer."""
 
 
+class PluginError(UserError):
+    """An installed plugin that cannot be used; the message names its distribution and what is wrong with it."""
+
+
 class EngineError(OutthinkError):
     """The engine stopped, and every request in flight gets this error; or it could not compute this one request."""
 

@@ -6,10 +6,10 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, Literal, TypeVar, get_args
 
-from outthink.core.errors import UnknownNameError, UserError
+from outthink.core.errors import PluginError, UnknownNameError, UserError
 
 T = TypeVar("T")
 
@@ -76,26 +76,92 @@ def method(
     return lambda run: Method(name, family, summary, guarantee, promise, paper, run, models, needs)
 
 
-class Registry(Generic[T]):
-    """Named things by ``"module:attribute"``, imported when asked for; others join by an entry-point group."""
+def check_method(name: str, found: Any) -> None:
+    """Raise PluginError unless ``found`` is a strategy called ``name``: a `Method` that can be run as one."""
+    if not isinstance(found, Method):
+        raise PluginError("it is no strategy: decorate an async function with outthink.method")
+    if found.name != name:
+        raise PluginError(f"its decorator calls it '{found.name}'; the entry point must have the same name")
+    parameters = list(inspect.signature(found.run).parameters.values())
+    plain = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    others = [p for p in parameters if p not in plain]
+    options = all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in others)
+    if not inspect.iscoroutinefunction(found.run) or len(plain) != 4 or not options:
+        raise PluginError(
+            f"its signature is {found.run.__name__}{inspect.signature(found.run)}; a strategy is an async function of "
+            "(question, lm, verifier, ledger), and its options come after a * with defaults"
+        )
 
-    def __init__(self, kind: str, group: str, builtin: dict[str, str]) -> None:
+
+class Registry(Generic[T]):
+    """Named things by ``"module:attribute"``, imported when asked for; others join by an entry-point group.
+
+    ``check(name, thing)`` raises PluginError for a plugin's that is not what it should be.
+    """
+
+    def __init__(
+        self, kind: str, group: str, builtin: dict[str, str], check: Callable[[str, Any], None] | None = None
+    ) -> None:
         self.kind, self.group = kind, group
-        self._paths = dict(builtin)
+        self._paths, self._check = dict(builtin), check
 
     def names(self) -> list[str]:
-        """Every known name, those of installed plugins included."""
+        """Every known name, those of installed plugins included; nothing is imported."""
         return sorted({*self._paths, *(e.name for e in entry_points(group=self.group))})
 
     def get(self, name: str) -> T:
-        """The thing called ``name``; raises UnknownNameError, which lists the known names."""
+        """The thing called ``name``. Raises UnknownNameError, which lists the known names, and PluginError for a plugin
+        that is broken or has the name of another.
+        """
         if name in self._paths:
             module, _, attribute = self._paths[name].partition(":")
             return getattr(import_module(module), attribute)
-        for entry in entry_points(group=self.group):
-            if entry.name == name:
-                return entry.load()
-        raise UnknownNameError(self.kind, name, self.names())
+        entries = [entry for entry in entry_points(group=self.group) if entry.name == name]
+        if not entries:
+            raise UnknownNameError(self.kind, name, self.names())
+        if len(entries) > 1:
+            both = " and ".join(_origin(entry) for entry in entries)
+            raise PluginError(f"The {self.kind} '{name}' comes from {both}: uninstall one of them, or rename it.")
+        return self._load(entries[0])
+
+    def usable(self) -> list[str]:
+        """The names that `get` has something for; plugins are imported."""
+        return [name for name in self.names() if name in self._paths or self._fault(name) is None]
+
+    def faults(self) -> list[str]:
+        """What is wrong with installed plugins, a sentence each."""
+        plugins = list(dict.fromkeys(entry.name for entry in entry_points(group=self.group)))
+        taken = [
+            f"The plugin {_origin(entry)} is left out: '{entry.name}' is the name of a {self.kind} of Outthink's own; "
+            "its author must rename it."
+            for entry in entry_points(group=self.group)
+            if entry.name in self._paths
+        ]
+        return taken + [fault for name in plugins if name not in self._paths and (fault := self._fault(name))]
 
     def __iter__(self) -> Iterator[T]:
-        return (self.get(name) for name in self.names())
+        return (self.get(name) for name in self.usable())
+
+    def _fault(self, name: str) -> str | None:
+        try:
+            self.get(name)
+        except PluginError as error:
+            return str(error)
+        return None
+
+    def _load(self, entry: EntryPoint) -> T:
+        try:
+            found = entry.load()
+            if self._check is not None:
+                self._check(entry.name, found)
+        except Exception as error:
+            what = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+            raise PluginError(
+                f"The {self.kind} '{entry.name}' of the plugin {_origin(entry)} cannot be used: {what}."
+            ) from error
+        return found
+
+
+def _origin(entry: EntryPoint) -> str:
+    name = "an unnamed distribution" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
+    return f"{name} ({entry.value})"

@@ -1,6 +1,6 @@
 """Strategies for thinking longer. Each is one async function that reads like its paper."""
 
-from outthink.core.registry import Method, Registry
+from outthink.core.registry import Method, Registry, check_method
 
 STRATEGIES: Registry[Method] = Registry(
     "strategy",
@@ -41,6 +41,7 @@ STRATEGIES: Registry[Method] = Registry(
         "speculative-steps": "outthink.reason.sequential.speculative:speculative_steps",
         "two-models": "outthink.reason.sequential.two_models:two_models",
     },
+    check_method,
 )
 
 __all__ = ["STRATEGIES"]

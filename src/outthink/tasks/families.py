@@ -6,9 +6,22 @@ A plugin names a class without constructor arguments (or an instance) that follo
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
+from outthink.core.errors import PluginError
 from outthink.core.registry import Registry
 from outthink.tasks.problem import Family, Problem
+
+
+def check_family(name: str, found: Any) -> None:
+    """Raise PluginError unless ``found`` is a `Family` called ``name``, or a class of such."""
+    made = found() if isinstance(found, type) else found
+    parts = ("name", "summary", "generate", "check", "extendable", "rerender", "read")
+    if missing := [part for part in parts if not hasattr(made, part)]:
+        raise PluginError(f"it is no task family: it lacks {', '.join(missing)}")
+    if made.name != name:
+        raise PluginError(f"its name is '{made.name}'; the entry point must have the same name")
+
 
 FAMILIES: Registry[type[Family] | Family] = Registry(
     "task family",
@@ -25,6 +38,7 @@ FAMILIES: Registry[type[Family] | Family] = Registry(
         "recall": "outthink.tasks.recall:Recall",
         "sequences": "outthink.tasks.sequences:Sequences",
     },
+    check_family,
 )
 
 
@@ -41,8 +55,11 @@ def get_family(name: str) -> Family:
 
 
 def read_problem(prompt: str) -> Problem | None:
-    """The problem that ``prompt`` states, by the first family in alphabetical order that recognises it, else None."""
-    for name in family_names():
+    """The problem that ``prompt`` states, by the first family in alphabetical order that recognises it, else None.
+
+    Families of broken plugins are left out; `outthink tasks` says what is wrong with them.
+    """
+    for name in FAMILIES.usable():
         problem = get_family(name).read(prompt)
         if problem is not None:
             return problem

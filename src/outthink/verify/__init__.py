@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from outthink.core.errors import UserError
+from outthink.core.errors import PluginError, UserError
 from outthink.core.registry import Registry
 from outthink.lm.protocol import LM
 from outthink.verify.protocol import Verifier
+
+
+def check_kind(name: str, found: Any) -> None:
+    """Raise PluginError unless ``found`` is a class of `Verifier` called ``name``."""
+    missing = [each for each in ("name", "sound", "partial", "require", "score", "accepts") if not hasattr(found, each)]
+    if not isinstance(found, type) or missing:
+        raise PluginError(f"it is no class of verifiers: it lacks {', '.join(missing) or 'a class'}")
+    if found.name != name:
+        raise PluginError(f"its name is '{found.name}'; the entry point must have the same name")
+    if not inspect.iscoroutinefunction(found.score) or len(inspect.signature(found.score).parameters) != 4:
+        raise PluginError("its score must be `async def score(self, question, branches, ledger)`")
+    needed = [p.name for p in inspect.signature(found).parameters.values() if p.default is p.empty]
+    if needed and not hasattr(found, "open"):
+        raise PluginError(f"it needs {', '.join(needed)}, which nobody gives: have defaults, or a classmethod `open`")
+
 
 VERIFIERS: Registry[type[Verifier]] = Registry(
     "verifier",
@@ -24,6 +41,7 @@ VERIFIERS: Registry[type[Verifier]] = Registry(
         "step-oracle": "outthink.verify.oracle:StepOracle",
         "z3": "outthink.verify.smt:SmtChecker",
     },
+    check_kind,
 )
 
 
