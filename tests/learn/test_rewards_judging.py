@@ -105,7 +105,7 @@ def test_calibration_of_probabilities_that_are_true_and_of_some_that_are_not() -
 
 
 def reading(problem: int, logit: float, truth: bool, final: bool = False, family: str = "paths") -> Reading:
-    return Reading(family, problem, 0.1, 0, 3, final, logit, truth, truth)
+    return Reading(family, problem, 0.1, 0, 3, final, logit, -logit, truth, truth)
 
 
 def test_a_reward_that_knows_only_how_hard_a_problem_is_is_seen_through() -> None:
@@ -113,6 +113,7 @@ def test_a_reward_that_knows_only_how_hard_a_problem_is_is_seen_through() -> Non
     summary = summarize(rows)["auc"]
     everything = next(row for row in summary if row["family"] == "all")
     assert everything["auc_truth"]["value"] > 0.7 and everything["within_problem"] == 0.5
+    assert everything["auc_likelihood"]["value"] == pytest.approx(1 - everything["auc_truth"]["value"])
     knows = [replace(r, logit=float(r.truth)) for r in rows] + [reading(0, 1.0, True, True)]
     finals = summarize(knows)["auc"]
     assert [row["within_problem"] for row in finals if row["what"] == "steps"] == [1.0, 1.0]

@@ -10,16 +10,18 @@ import torch
 from safetensors.torch import load_file
 
 from outthink.core.errors import CheckpointError, UserError
+from outthink.kernels.reference.dense import dense_attend
 from outthink.learn.checkpoints import list_checkpoints
 from outthink.learn.export import export_model
 from outthink.learn.rewards.config import RewardConfig
 from outthink.learn.rewards.documents import Encoder, documents_of
 from outthink.learn.rewards.records import LabelledLine, LabelledProblem, StepLabel
-from outthink.learn.rewards.scoring import load_reward, score_documents
+from outthink.learn.rewards.scoring import load_reward, mean_log_probs, score_documents
 from outthink.learn.rewards.store import LabelFile, read_labels
 from outthink.learn.rewards.train import RewardRun, train_reward
 from outthink.learn.sizes import get_size, model_config
 from outthink.lm.model import BUNDLED, bundled_models
+from outthink.models.checkpoint import load_model
 from outthink.models.transformer import Transformer
 from outthink.tasks.suites import get_suite
 
@@ -100,6 +102,17 @@ def test_transformers_reads_the_same_rewards_from_prefixes_alone(world: Path, tr
                 expected = theirs(torch.tensor([document.ids[: position + 1]])).logits
             assert expected.shape == (1, 1)
             assert logit == pytest.approx(expected.item(), rel=1e-4, abs=1e-4)
+
+
+def test_likelihoods_are_the_means_of_the_policys_own(world: Path) -> None:
+    model, some = load_model(world / "policy", "float32").model, documents(world)[:5]
+    for row, document in zip(mean_log_probs(model, some), some, strict=True):
+        ids, first = torch.tensor(document.ids), document.question_length
+        with torch.no_grad():
+            law = model.logits(model(ids, torch.arange(len(ids)), dense_attend(1, len(ids)))).log_softmax(-1)
+        own = law[:-1].gather(1, ids[1:, None]).flatten()
+        expected = [float(own[first - 1 : position].mean()) for position, _ in document.marks]
+        assert row == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_checkpoint_is_whole_and_its_card_true(world: Path, trained: tuple[Path, dict]) -> None:

@@ -193,8 +193,8 @@ def judge(
         right = f"{row['true'] / row['readings']:.0%}"
         figures = (f"{area['value']:.3f}", f"{area['low']:.3f} to {area['high']:.3f}") if area else ("-", "-")
         within = "-" if row["within_problem"] is None else f"{row['within_problem']:.3f}"
-        line = f"{ending['value']:.3f}" if ending else "-"
-        made.add_row(row["family"], row["what"], f"{row['readings']:,}", right, *figures, within, line)
+        line, likelihood = (f"{found['value']:.3f}" if found else "-" for found in (ending, row["auc_likelihood"]))
+        made.add_row(row["family"], row["what"], f"{row['readings']:,}", right, *figures, within, line, likelihood)
     out().print(made)
     for name, what in (("truth", "can still be right"), ("outcome", "the line ended right")):
         found = result["calibration"][name]

@@ -28,12 +28,15 @@ def reward_config(policy: Mapping[str, Any], kind: str, where: str) -> dict[str,
     if architecture not in _ARCHITECTURES:
         known = ", ".join(_ARCHITECTURES)
         raise CheckpointError(f"{where}: a reward model cannot be made of {architecture}; of these it can: {known}.")
+    padding, ends = policy.get("pad_token_id"), policy.get("eos_token_id")
     return {
         **policy,
         "architectures": [_ARCHITECTURES[architecture]],
         "num_labels": 1,
         "id2label": {"0": "reward"},
         "label2id": {"reward": 0},
+        # Padded batches are read at the last token that is not this one.
+        "pad_token_id": (ends[0] if isinstance(ends, list) else ends) if padding is None else padding,
         "outthink_reward": kind,
     }
 

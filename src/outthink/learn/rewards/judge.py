@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,15 @@ from typing import Any
 import tokenizers
 
 from outthink.core.errors import UserError
-from outthink.core.estimate import Estimate
 from outthink.learn.rewards.auc import auc, calibration
 from outthink.learn.rewards.documents import Encoder, RewardDocument
 from outthink.learn.rewards.records import LabelledProblem
 from outthink.learn.rewards.rollouts import LabelConfig, OnProgress, label
-from outthink.learn.rewards.scoring import load_reward, score_documents
+from outthink.learn.rewards.scoring import load_reward, mean_log_probs, score_documents
 from outthink.learn.rewards.store import SUFFIX, read_labels
 from outthink.learn.rewards.truth import ended_right, still_right
 from outthink.lm.model import Model
-from outthink.models.checkpoint import LoadedModel
+from outthink.models.checkpoint import LoadedModel, load_model
 
 RECORDS = ".records.jsonl.gz"
 
@@ -32,7 +31,8 @@ class Reading:
     """One place where a reward was read: its logit, the oracle's truth, and whether that very line ended right.
 
     ``problem`` is the place of the problem in its stream; ``end`` counts characters of the line; ``final`` readings are
-    of lines that were ended, the others of prefixes up to a line feed.
+    of lines that were ended, the others of prefixes up to a line feed. ``likelihood`` is the policy's own mean
+    log-probability (nats) of the tokens read: what a verifier without training would go by.
     """
 
     family: str
@@ -42,6 +42,7 @@ class Reading:
     end: int
     final: bool
     logit: float
+    likelihood: float
     truth: bool
     outcome: bool
 
@@ -69,7 +70,8 @@ def judge(
     fresh = replace(config, labels="outcomes", split="test")
     label(policy, fresh, lines, progress)
     _, found = read_labels(lines)
-    readings = read_rewards(loaded, found[: config.num_problems], progress)
+    own = load_model(policy.loaded.source, "float32", device)
+    readings = read_rewards(loaded, own, found[: config.num_problems], progress)
     with gzip.open(out.with_suffix(RECORDS), "wt") as file:
         file.writelines(json.dumps(asdict(reading)) + "\n" for reading in readings)
     return {
@@ -80,32 +82,46 @@ def judge(
     }
 
 
-def read_rewards(loaded: LoadedModel, found: Sequence[LabelledProblem], progress: OnProgress) -> list[Reading]:
+def read_rewards(
+    loaded: LoadedModel, policy: LoadedModel, found: Sequence[LabelledProblem], progress: OnProgress
+) -> list[Reading]:
     """The rewards of all lines of ``found``: after each step and of the whole, or only of the whole for an outcome."""
     encoder = Encoder(tokenizers.Tokenizer.from_file(str(loaded.source / "tokenizer.json")))
     documents: list[RewardDocument] = []
     places: list[list[Reading]] = []
     for done, record in enumerate(found):
-        problem, question = record.problem, encoder.question(record.problem.prompt)
+        question = encoder.question(record.problem.prompt)
         for number, line in enumerate(record.lines):
             ends = line.step_ends() if loaded.config.reward == "process" else []
             ids, positions = encoder.read_at(question, line, ends)
-            blank = Reading(problem.family, record.index, problem.difficulty, number, 0, False, 0.0, False, line.right)
-            read = [replace(blank, end=end, truth=still_right(problem, line.text[:end])) for end in ends]
             if line.ended:
-                positions = [*positions, len(ids) - 1]
-                read.append(replace(blank, end=len(line.text), final=True, truth=ended_right(problem, line)))
-            if read and len(ids) <= loaded.config.max_positions:
+                positions.append(len(ids) - 1)
+            if positions and len(ids) <= loaded.config.max_positions:
                 documents.append(RewardDocument(ids, len(question), tuple((place, 0.0) for place in positions)))
-                places.append(read)
+                places.append(_unread(record, number, ends))
         progress(done + 1, len(found), "asking the oracle")
     if not documents:
         raise UserError("No line has a place where this reward is read: every line was cut. Raise --max-tokens.")
     logits = score_documents(loaded.model, documents, lambda done, total: progress(done, total, "reading rewards"))
+    likelihoods = mean_log_probs(policy.model, documents, lambda done, n: progress(done, n, "reading likelihoods"))
     return [
-        replace(reading, logit=logit)
-        for row, read in zip(logits, places, strict=True)
-        for reading, logit in zip(read, row, strict=True)
+        replace(reading, logit=logit, likelihood=likelihood)
+        for read, *values in zip(places, logits, likelihoods, strict=True)
+        for reading, logit, likelihood in zip(read, *values, strict=True)
+    ]
+
+
+def _unread(record: LabelledProblem, number: int, ends: Sequence[int]) -> list[Reading]:
+    """The readings of a line of ``record`` after each of its step ``ends`` and at its end, without their rewards."""
+    problem, line = record.problem, record.lines[number]
+    truths = [(end, False, still_right(problem, line.text[:end])) for end in ends]
+    if line.ended:
+        truths.append((len(line.text), True, ended_right(problem, line)))
+    return [
+        Reading(
+            problem.family, record.index, problem.difficulty, number, end, final, math.nan, math.nan, truth, line.right
+        )
+        for end, final, truth in truths
     ]
 
 
@@ -113,7 +129,7 @@ def summarize(readings: Sequence[Reading]) -> dict[str, Any]:
     """The AUC per family and over all, for steps and for finished lines, and calibration, as JSON values.
 
     ``truth`` is the oracle's; ``outcome`` is whether the very line ended right, of which a calibrated process reward
-    is the probability.
+    is the probability; ``auc_likelihood`` is that of the policy's own likelihood against the oracle.
     """
     steps, finals = [r for r in readings if not r.final], [r for r in readings if r.final]
     families = sorted({r.family for r in readings})
@@ -131,19 +147,21 @@ def summarize(readings: Sequence[Reading]) -> dict[str, Any]:
 
 
 def _row(readings: Sequence[Reading]) -> dict[str, Any]:
-    def area(truth: Callable[[Reading], bool]) -> dict[str, Any] | None:
-        found: Estimate | None = auc(
-            [r.logit for r in readings], [truth(r) for r in readings], [r.problem for r in readings]
-        )
+    problems = [r.problem for r in readings]
+
+    def area(scores: Sequence[float], truths: Sequence[bool]) -> dict[str, Any] | None:
+        found = auc(scores, truths, problems)
         return None if found is None else found.to_json()
 
+    logits, truths, outcomes = [r.logit for r in readings], [r.truth for r in readings], [r.outcome for r in readings]
     return {
         "readings": len(readings),
-        "problems": len({r.problem for r in readings}),
-        "true": sum(r.truth for r in readings),
-        "ended_right": sum(r.outcome for r in readings),
-        "auc_truth": area(lambda r: r.truth),
-        "auc_outcome": area(lambda r: r.outcome),
+        "problems": len(set(problems)),
+        "true": sum(truths),
+        "ended_right": sum(outcomes),
+        "auc_truth": area(logits, truths),
+        "auc_outcome": area(logits, outcomes),
+        "auc_likelihood": area([r.likelihood for r in readings], truths),
         "within_problem": _within(readings),
     }
 

@@ -72,7 +72,7 @@ class LabelledProblem:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> LabelledProblem:
-        stated = dict(raw["problem"])
-        problem = Problem(**(stated | {"steps": tuple(stated["steps"])}))
+        stated: dict[str, Any] = {**raw["problem"], "steps": tuple(raw["problem"]["steps"])}
+        problem = Problem(**stated)
         lines = tuple(map(LabelledLine.from_json, raw["lines"]))
         return cls(raw["index"], problem, lines, raw["tokens"]["prefilled"], raw["tokens"]["decoded"])
