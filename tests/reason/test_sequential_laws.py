@@ -9,6 +9,7 @@ from outthink.core.budget import Budget, Ledger
 from outthink.core.errors import CapabilityError, UserError
 from outthink.core.question import Question
 from outthink.core.sampling import Sampling
+from outthink.lm.toy import ToyLM
 from outthink.reason import STRATEGIES
 from outthink.reason.combine import bind, ensemble, then
 from outthink.reason.holding import Holding
@@ -60,7 +61,7 @@ def handed_out(monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 async def test_anytime_and_nothing_left_open_under_every_budget(name, handed_out):
     answers = []
-    for tokens in [*range(16), *range(17, 80, 7), 120, 250]:
+    for tokens in [*range(12), *range(12, 80, 9), 200]:
         lm = WORLD.lm(Budget(tokens=tokens))
         posterior = await run(name, lm)
         assert lm.ledger.bill.tokens <= tokens
@@ -101,7 +102,7 @@ async def test_in_words_too(name, handed_out):
 @pytest.mark.parametrize("name", NAMES)
 async def test_on_the_engine_every_budget_is_kept_and_pages_come_back(name, make_tiny_model):
     model, small = make_tiny_model(), make_tiny_model()
-    for tokens in [None, 0, 5, 11, 40, 150]:
+    for tokens in [None, 0, 9, 60]:
         lm = model.session(Ledger(Budget(tokens=tokens)))
         await think(asked(), lm, name, None, **on_engine(name, small))
         assert tokens is None or lm.ledger.bill.tokens <= tokens
@@ -121,9 +122,9 @@ def line_answer(text):
 
 
 def on_engine(name, small):
-    options = {"n": 6, "max_tokens": 24}
+    options = {"n": 4, "max_tokens": 16}
     options |= {MODELS[name]: small.session()} if name in MODELS else {}
-    return options | ({"reserve": 6} if name == "budget-forcing" else {"steps": "tokens:4"})
+    return options | ({"reserve": 5} if name == "budget-forcing" else {"steps": "tokens:4"})
 
 
 async def num_leased(model):
@@ -157,7 +158,7 @@ async def test_cancelling_at_any_await_leaves_nothing_open(name, budget, handed_
         alive = await cancelled_after(turns, run(name, WORLD.lm(budget), n=5))
         assert all(branch.closed for branch in handed_out), f"open after {turns} turns"
         assert len(asyncio.all_tasks()) == 1, "a task was left behind"
-        turns += 1 + turns // 8
+        turns += 1 + turns // 4
     assert turns > 10
 
 
@@ -175,7 +176,7 @@ async def test_a_strategy_that_leaks_is_caught(handed_out, monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 async def test_cancelling_on_the_engine_gives_all_pages_back(name, make_tiny_model):
     model, small = make_tiny_model(), make_tiny_model()
-    for turns in (0, 1, 3, 9, 40):
+    for turns in (1, 4, 20):
         await cancelled_after(turns, think(asked(), model.session(), name, None, **on_engine(name, small)))
         assert len(asyncio.all_tasks()) == 1
     assert await num_leased(model) == await num_leased(small) == 0
@@ -237,8 +238,7 @@ async def test_same_seed_same_result_beside_other_work(name, tokens, make_tiny_m
     alone = await once()
     noise = [
         think(Question(f"other {i}", lambda text: None), each.session(), "majority-vote", n=5, max_tokens=12)
-        for i in range(3)
-        for each in (model, small)
+        for i, each in enumerate((model, small, model))
     ]
     beside, *_ = await asyncio.gather(once(), *noise)
     assert told(alone) == told(beside)
@@ -323,3 +323,19 @@ def test_every_method_states_what_it_promises(name):
     found = STRATEGIES.get(name)
     assert (found.name, found.family) == (name, "sequential")
     assert found.summary and found.promise and found.paper and found.run.__doc__
+
+
+@pytest.mark.parametrize("name", MODELS)
+async def test_models_that_cannot_go_on_from_given_text_are_refused(name):
+    """Either of the two: a server that knows only whole lines."""
+
+    class Whole(ToyLM):
+        offers = frozenset({"log_probs"})
+
+        def with_ledger(self, ledger):
+            return Whole(self.law, self.alphabet, ledger, self.sampling, self.context, self.tree)
+
+    for lm, other in ((WORLD.lm(), Whole(OTHER.law, OTHER.alphabet)), (Whole(WORLD.law, WORLD.alphabet), OTHER.lm())):
+        with pytest.raises(CapabilityError, match="partly written"):
+            await think(WORLD.question, lm, name, judge(), **{MODELS[name]: other})
+        assert lm.ledger.bill.tokens == 0

@@ -22,7 +22,7 @@ class JointLM:
     """An `LM` of several. The first leads: ledger, sampling and tree are its own, and it writes unless told otherwise.
 
     The others draw on random numbers of their own, by default without the ``logit_bias`` of ``sampling``, which speaks
-    of the leader's vocabulary. Each reads the prompt and what another wrote with its own tokenizer, and pays for reading it.
+    of the leader's vocabulary. Each reads the prompt and what another wrote with its own tokenizer, and pays for that.
     """
 
     def __init__(self, *lms: LM) -> None:
@@ -30,6 +30,12 @@ class JointLM:
         self.name = "+".join(lm.name for lm in lms)
         self.ledger, self.sampling, self.tree = first.ledger, first.sampling, first.tree
         self.lms = [first, *(lm.with_ledger(first.ledger) for lm in lms[1:])]
+
+    @property
+    def offers(self) -> frozenset[str] | None:
+        """What all of them offer, of those that say; see `outthink.lm.needs`."""
+        said = [offers for lm in self.lms if (offers := getattr(lm, "offers", None)) is not None]
+        return frozenset.intersection(*said) if said else None
 
     def with_sampling(self, sampling: Sampling) -> JointLM:
         """The same models, ledger and tree with other default sampling."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -45,6 +46,7 @@ class Forcing:
     guarantee="heuristic",
     promise="none beyond measurement; every line that may think at all comes to an answer within its budget",
     paper="Muennighoff et al. 2025, s1: Simple Test-Time Scaling, arXiv:2501.19393, section 3",
+    needs=("continuation", "score"),
 )
 async def budget_forcing(
     question: Question,
@@ -81,7 +83,8 @@ async def budget_forcing(
 async def _line(question: Question, plan: Forcing, lm: LM) -> Branch:
     async with await lm.root(question.prompt) as root, Holding() as held:
         if lm.ledger.limited:
-            await root.score(plan.answer[:1])  # this pays for the prompt: then it is known what is left to think with
+            with suppress(PromptError):  # this pays for the prompt: then it is known what is left to think with
+                await root.score(plan.answer[:1])
         tip, thought, waited, step = root, 0, 0, None
         while (room := plan.room(lm.ledger, thought)) >= 1:
             [step] = held.add(await tip.extend(1, Until(None if room == math.inf else int(room), plan.ends)))

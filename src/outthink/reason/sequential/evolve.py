@@ -20,6 +20,7 @@ from outthink.reason.sequential.traces import Trace, accepted, asked_again, conc
 from outthink.reason.waves import affordable
 from outthink.verify import Verifier
 from outthink.verify.compose import for_steps
+from outthink.verify.needs import check_verifier
 
 
 @method(
@@ -30,6 +31,7 @@ from outthink.verify.compose import for_steps
     promise="as good as the verifier's scores; with a sound one, an accepted answer is right",
     paper="Lee et al. 2025, Evolving Deeper LLM Thinking, arXiv:2501.09891; here lines are recombined by their steps, "
     "for any model, or with `combine` in words, as there",
+    needs=("continuation",),
 )
 async def evolve(
     question: Question,
@@ -58,6 +60,7 @@ async def evolve(
     if combine is not None:
         asked_again(question.prompt, combine)
     judge, segmenter, rng = for_steps(verifier), Segmenter.of(steps), np.random.default_rng(lm.sampling.seed % 2**63)
+    check_verifier(lm, judge)
     longest, lines, alive = math.inf if max_tokens is None else max_tokens, list[Trace](), list[Trace]()
     async with Holding() as held:
         [root] = held.add([await lm.root(question.prompt)])

@@ -17,6 +17,7 @@ from outthink.reason.segment import Segmenter
 from outthink.reason.sequential.traces import Trace, accepted, asked_again, conclude, judge_all, write_on
 from outthink.verify import Verifier
 from outthink.verify.compose import for_steps
+from outthink.verify.needs import check_verifier
 
 
 @method(
@@ -28,6 +29,7 @@ from outthink.verify.compose import for_steps
     paper="Tyen et al. 2024, LLMs Cannot Find Reasoning Errors, but Can Correct Them Given the Error Location, "
     "arXiv:2311.08516 (from the first wrong step); Madaan et al. 2023, Self-Refine: Iterative Refinement with "
     "Self-Feedback, arXiv:2303.17651 (in words)",
+    needs=("continuation",),
 )
 async def revise(
     question: Question,
@@ -50,6 +52,7 @@ async def revise(
     """
     at_least(1, n=n, width=width)
     judge, segmenter = for_steps(verifier), Segmenter.of(steps)
+    check_verifier(lm, judge)
     longest = math.inf if max_tokens is None else max_tokens
     lines, tries, stopped = list[Trace](), Counter[Branch](), "finished"
     if feedback is not None:

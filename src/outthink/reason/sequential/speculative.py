@@ -11,6 +11,7 @@ from outthink.core.posterior import Posterior
 from outthink.core.question import Question
 from outthink.core.registry import method
 from outthink.lm.joint import JointBranch, JointLM
+from outthink.lm.needs import check_needs
 from outthink.lm.protocol import LM, Branch
 from outthink.reason.holding import Holding
 from outthink.reason.population import weigh
@@ -31,6 +32,7 @@ LARGE, SMALL = 0, 1
     paper="Pan et al. 2025, SpecReason: Fast and Accurate Inference-Time Compute via Speculative Reasoning, "
     "arXiv:2504.07891; here a step is judged by its likelihood or a verifier, for any model, not by asking for a grade",
     models=("draft",),
+    needs=("continuation",),
 )
 async def speculative_steps(
     question: Question,
@@ -53,6 +55,8 @@ async def speculative_steps(
         )
     at_least(0, accept=accept)
     judge = verifier if verifier is not None and verifier.partial else None
+    check_needs(speculative_steps.needs, draft, "As the small model of speculative-steps it")
+    check_needs(("score",) if judge is None else (), lm, "speculative-steps without a verifier of steps")
     longest = math.inf if max_tokens is None else max_tokens
     return weigh(
         question,

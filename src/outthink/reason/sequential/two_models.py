@@ -10,6 +10,7 @@ from outthink.core.posterior import Posterior
 from outthink.core.question import Question
 from outthink.core.registry import method
 from outthink.lm.joint import JointBranch, JointLM
+from outthink.lm.needs import check_needs
 from outthink.lm.protocol import LM, Branch
 from outthink.reason.search.abmcts import Belief, Thompson
 from outthink.reason.search.node import Node
@@ -27,6 +28,7 @@ from outthink.verify import Verifier
     paper="Inoue et al. 2025, Wider or Deeper? Scaling LLM Inference-Time Compute with Adaptive Branching Tree "
     "Search, arXiv:2503.04412 (AB-MCTS with several models, section on multi-LLM search)",
     models=("second",),
+    needs=("continuation",),
 )
 async def two_models(
     question: Question,
@@ -50,6 +52,7 @@ async def two_models(
     at_least(1, n=n, in_flight=in_flight)
     at_least(1e-9, price=price)
     rng, joint = np.random.default_rng(lm.sampling.seed % 2**63), JointLM(lm, second)
+    check_needs(two_models.needs, second, f"Beside {lm.name}, two-models")
     tree, models, written = Thompson(rng), [Belief(), Belief()], 0
     async with Search(question, joint, verifier, ledger, steps=steps, max_tokens=max_tokens) as search:
         while not search.accepted:
