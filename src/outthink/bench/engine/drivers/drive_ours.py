@@ -17,8 +17,8 @@ from outthink.kernels.cpu.backend import CpuBackend
 from outthink.kernels.step import StepBatch
 from outthink.lm.model import Model
 from outthink.lm.protocol import LM, Branch
-from outthink.models.checkpoint import StoredWeights, load_model
 from outthink.models.flops import head_flops, prefill_flops
+from outthink.models.opened import MappedWeights, open_model
 
 FORMATS = {"bf16": "bfloat16", "int8": "int8", "int4": "int4"}
 
@@ -42,19 +42,19 @@ class Ours:
     """See `protocol.Runner`."""
 
     def __init__(self, model: str, bits: str, threads: int) -> None:
-        loaded = load_model(model)
-        config = loaded.config
+        opened = open_model(model)
+        config = opened.config
         self.backend = TimedBackend(
-            loaded.model,
+            opened,
             num_pages=(32 * 160 + 1024) // 16,
             threads=threads,
             weight_format=FORMATS[bits],
             kv_format="bfloat16",
-            tensors=StoredWeights(loaded),
+            tensors=MappedWeights(opened),
         )
         costs = Costs(lambda start, count: prefill_flops(config, start, count), head_flops(config))
-        engine = Engine(self.backend, loaded.tokenizer, costs, config.max_positions)
-        self.model = Model(loaded, EngineThread(engine))
+        engine = Engine(self.backend, opened.tokenizer, costs, config.max_positions)
+        self.model = Model(opened, EngineThread(engine))
         self.told = {
             "weight_bytes": self.backend.weight_bytes,
             "settings": {"kv": "bfloat16", "isa": self.backend.isa, "int4 group": 32},
@@ -148,4 +148,4 @@ def load(asked: dict[str, Any]) -> Ours:
 
 
 if __name__ == "__main__":
-    serve(load, ("outthink", "torch", "numpy"))
+    serve(load, ("outthink", "numpy"))
