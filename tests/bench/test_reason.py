@@ -146,7 +146,7 @@ def test_another_model_under_the_same_name_is_refused(opened, source, tmp_path):
     config = GroundConfig(**{**vars(CONFIG), "strategies": ("greedy",), "num_problems": 1})
     ground.run(config, tmp_path / "result.json", opened)
     other = make_model(tmp_path / "other", ends=False)
-    with pytest.raises(UserError, match=r"weights\.T was \w{16} and is \w{16}"):
+    with pytest.raises(UserError, match=r"weights\.T\.model was \w{16} and is \w{16}"):
         ground.run(config, tmp_path / "result.json", lambda _: load(other, backend="reference"))
 
 
@@ -305,7 +305,7 @@ def test_a_ground_that_cannot_be_measured_is_refused(changes, told):
 def test_a_journal_holds_the_whole_record(opened, tmp_path):
     groups = draw_groups(CONFIG)
     with opened("") as model, Journal(tmp_path / "j.jsonl", {}) as journal:
-        one = Ground(model, "T", groups, CONFIG)
+        one = Ground(model, "T", groups, CONFIG, {})
         job = next(iter(jobs_of([Cell("T", "greedy", None, Budget("80"))], groups)))
         asyncio.run(one.measure([job], journal, 1, Stop(), lambda *_: None))
         [made] = journal.records.values()

@@ -22,24 +22,29 @@ def test_every_mapped_strategy_is_there_and_takes_its_options():
     assert SCALES.keys() <= set(STRATEGIES.names())
     for one in STRATEGIES:
         for room in (Room(1, 50.0), Room(500, 61.3), Room(8000, 100.0), Room(1e6, 20.0)):
-            one.check_options(scale_of(one).options(room))
+            one.check_options(scale_of(one.name).options(room))
 
 
-def test_a_strategy_from_outside_gets_as_many_as_the_budget_could_pay():
+def test_a_strategy_from_outside_gets_as_many_as_the_budget_could_pay(monkeypatch):
     async def run(question, lm, verifier, ledger, *, n=4):
         """Not run."""
 
     made = method("mine", family="x", summary="s", guarantee="heuristic", promise="p", paper="q")(run)
-    assert scale_of(made).options(Room(800, 50.0)) == {"n": 100}
-    assert scale_of(made).verifier
-    assert scale_of(STRATEGIES.get("greedy")).options(Room(800, 50.0)) == {}
+    monkeypatch.setattr(type(STRATEGIES), "get", lambda self, name: made)
+    assert scale_of("mine").options(Room(800, 50.0)) == {"n": 100}
+    assert scale_of("mine").verifier
+
+
+def test_what_a_strategy_was_told_in_brackets_stays():
+    assert scale_of("mcts(n=8)").options(Room(800, 50.0)) == {}
+    assert strategies_named(["then(majority-vote, mcts)", "mcts(n=8)"]) == ["then(majority-vote, mcts)", "mcts(n=8)"]
 
 
 async def spent(name, options, budget=BUDGET):
     """Tokens of ``budget`` that a strategy spends in a world of 1,728 lines of seven tokens."""
     world = StepWorld(letters="abcdefghijkl", depth=3, seed=3)
     lm = world.lm(Budget(tokens=budget))
-    judge = Scores(lambda path: -0.1 * len(path)) if scale_of(STRATEGIES.get(name)).verifier else None
+    judge = Scores(lambda path: -0.1 * len(path)) if scale_of(name).verifier else None
     posterior = await think(world.question, lm, name, judge, **options)
     assert posterior.cost.tokens <= budget
     return posterior.cost.tokens
@@ -48,7 +53,7 @@ async def spent(name, options, budget=BUDGET):
 @pytest.mark.parametrize("name", BINDING)
 async def test_the_budget_binds(name):
     """Nearly half of it is spent at least: the searches that plan their width keep some back for longer lines."""
-    assert await spent(name, scale_of(STRATEGIES.get(name)).options(Room(BUDGET, 9.0))) >= 0.45 * BUDGET
+    assert await spent(name, scale_of(name).options(Room(BUDGET, 9.0))) >= 0.45 * BUDGET
 
 
 @pytest.mark.parametrize("name", ["majority-vote", "mcts", "levin", "particle-filter"])
@@ -57,9 +62,8 @@ async def test_defaults_of_the_strategies_would_leave_it_unspent(name):
 
 
 def test_names_and_short_names():
-    assert [m.name for m in strategies_named(["vote", "greedy", "majority-vote"])] == ["majority-vote", "greedy"]
-    everything = {m.name for m in strategies_named([ALL])}
-    assert everything == {m.name for m in STRATEGIES if not m.models}
+    assert strategies_named(["vote", "greedy", "majority-vote"]) == ["majority-vote", "greedy"]
+    assert set(strategies_named([ALL])) == {m.name for m in STRATEGIES if not m.models}
     with pytest.raises(UnknownNameError):
         strategies_named(["vot"])
     with pytest.raises(UserError, match="Name a strategy"):

@@ -30,11 +30,10 @@ def test_each_row_is_what_the_strategy_finds_by_itself(run, model):
         question = ask(PROBLEM)
         room = room_for(loaded, Budget("600"), len(loaded.session().encode(question.prompt)) + REPLY)
     for row in ran.json["results"]:
-        method = STRATEGIES.get(row["strategy"])
-        judge = "step-oracle" if scale_of(method).verifier else None
+        judge = "step-oracle" if scale_of(row["strategy"]).verifier else None
         with load(model) as alone:  # nothing is in its cache
             lm = alone.session(Ledger(Budget("600")), Sampling(seed=3))
-            found = asyncio.run(think(question, lm, method, judge, **scale_of(method).options(room)))
+            found = asyncio.run(think(question, lm, row["strategy"], judge, **scale_of(row["strategy"]).options(room)))
         assert (row["verifier"], row["best"], row["stopped"]) == (judge, found.best, found.stopped)
         assert row["weights"] == pytest.approx(found.weights)
         assert {**row["cost"], "seconds": 0} == {**found.cost.to_json(), "seconds": 0}
@@ -83,11 +82,11 @@ def test_trees_are_written_a_page_each(run, model, tmp_path):
 def test_ctrl_c_answers_with_what_there_is_and_skips_the_rest(run, model, monkeypatch):
     begun = []
 
-    async def interrupted(question, lm, method, *args, **options):
-        begun.append(method.name)
+    async def interrupted(question, lm, strategy, *args, **options):
+        begun.append(strategy)
         if len(begun) == 2:
             signal.raise_signal(signal.SIGINT)
-        return await think(question, lm, method, *args, **options)
+        return await think(question, lm, strategy, *args, **options)
 
     monkeypatch.setattr("outthink.reason.solve.think", interrupted)
     ran = run("compare", PROBLEM, "-m", model, "-s", "greedy,majority-vote,mcts", "-b", "300", "--json")

@@ -76,7 +76,7 @@ def reason(
 
     config = GroundConfig(
         models=tuple(ModelSource.of(name) for name in split(models, "--models") or [default_model()]),
-        strategies=tuple(method.name for method in strategies_named(split(strategies, "--strategies"))),
+        strategies=tuple(strategies_named(split(strategies, "--strategies"))),
         budgets=tuple(Budget(amount) for amount in split(budgets, "--budgets")),
         verifiers=known_verifiers(verifier),
         suites=tuple(split(suite, "--suite")),
@@ -131,7 +131,7 @@ def small_vs_large(
     config = VersusConfig(
         small=tuple(ModelSource.of(name) for name in split(small, "--small")),
         large=ModelSource.of(large),
-        strategies=tuple(method.name for method in strategies_named(split(strategies, "--strategies"))),
+        strategies=tuple(strategies_named(split(strategies, "--strategies"))),
         verifiers=known_verifiers(verifier),
         multiples=tuple(number(text, "--multiples") for text in split(multiples, "--multiples")),
         suites=tuple(split(suite, "--suite")),
@@ -152,11 +152,20 @@ def small_vs_large(
 
 
 def split(text: str | None, option: str) -> list[str]:
-    """The parts of ``text`` between commas; none of None. Raises UserError for an empty part."""
-    parts = [] if text is None else [part.strip() for part in text.split(",")]
-    if not all(parts):
+    """The parts of ``text`` between commas that stand in no brackets; none of None.
+
+    Raises UserError for an empty part.
+    """
+    parts, depth = [""] if text is not None else [], 0
+    for character in text or "":
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    if not all(part.strip() for part in parts):
         raise UserError(f"{option} {text!r} has an empty part: put one comma between two entries, and none at the end.")
-    return parts
+    return [part.strip() for part in parts]
 
 
 def number(text: str, option: str) -> float:
@@ -168,12 +177,14 @@ def number(text: str, option: str) -> float:
 
 
 def known_verifiers(text: str | None) -> tuple[str, ...]:
-    """The verifiers named with commas between. Raises UnknownNameError for one that is not known."""
-    from outthink.verify import VERIFIERS
+    """The verifiers named with commas between. Raises UnknownNameError for one that is not known, and CheckpointError
+    where the model of one is not there.
+    """
+    from outthink.verify import check_spec
 
     names = split(text, "--verifier")
     for name in names:
-        VERIFIERS.get(name)
+        check_spec(name)
     return tuple(dict.fromkeys(names))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,7 @@ from outthink.cli.options import (
     JsonOption,
     ModelOption,
     SeedOption,
+    VerifierOption,
     open_model,
 )
 from outthink.core.budget import Budget
@@ -30,7 +32,6 @@ from outthink.core.sampling import Sampling
 if TYPE_CHECKING:
     from outthink.core.posterior import Posterior
     from outthink.core.question import Question
-    from outthink.core.registry import Method
     from outthink.lm.model import Model
 
 FAILURE, INTERRUPTED = 1, 130
@@ -66,7 +67,7 @@ def compare(
     budget: Annotated[
         str | None, typer.Option("--budget", "-b", help="What each of them may spend: '4k tokens', '2.5 s'.")
     ] = None,
-    verifier: Annotated[str | None, typer.Option(help="Who judges lines, for the strategies that ask.")] = None,
+    verifier: VerifierOption = None,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; 1 samples the model's own law.")] = 1,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
@@ -84,20 +85,20 @@ def compare(
     the rest.
     """
     from outthink.bench.reason.scale import strategies_named
-    from outthink.verify import VERIFIERS
+    from outthink.verify import check_spec
 
     text, limits, sampling = read_text(problem, "problem"), Budget(budget), Sampling(temperature=temperature, seed=seed)
-    methods = strategies_named(split(strategies, "--strategies"))
+    names = strategies_named(split(strategies, "--strategies"))
     if verifier is not None:
-        VERIFIERS.get(verifier)
+        check_spec(verifier)
     if tree is not None and tree.exists() and not tree.is_dir():
         raise UserError(f"--tree {tree} is a file; name a directory.")
     with open_model(model, device, dtype, backend) as loaded:
         from outthink.reason.solve import ask
 
-        question = ask(text, chat=loaded.loaded.tokenizer.chat_template is not None)
+        question = ask(text, chat=loaded.chat)
         facts = {"model": loaded.name, "budget": str(limits), "temperature": temperature, "seed": seed}
-        outcomes, stopped = _run_all(loaded, question, methods, limits, verifier, sampling, tree, facts)
+        outcomes, stopped = _run_all(loaded, question, names, limits, verifier, sampling, tree, facts)
     if json:
         told = {"prompt": question.prompt, **facts, "version": outthink.__version__, "interrupted": stopped}
         print_json(told | {"results": [outcome.to_json(question) for outcome in outcomes]})
@@ -112,7 +113,7 @@ def compare(
 def _run_all(
     model: Model,
     question: Question,
-    methods: list[Method],
+    names: list[str],
     budget: Budget,
     verifier: str | None,
     sampling: Sampling,
@@ -126,17 +127,17 @@ def _run_all(
 
     outcomes: list[Outcome] = []
     stopped = False
-    for number, method in enumerate(methods):
-        scale = scale_of(method)
+    for number, name in enumerate(names):
+        scale = scale_of(name)
         judge = verifier if scale.verifier else None
         room = room_for(model, budget, len(model.session().encode(question.prompt)) + REPLY)
         options = {} if budget == Budget() else scale.options(room)
         if stopped:
-            outcomes.append(Outcome(method.name, judge, options))
+            outcomes.append(Outcome(name, judge, options))
             continue
-        title = f"{number + 1} of {len(methods)}: {method.name}, {model.name}"
+        title = f"{number + 1} of {len(names)}: {name}, {model.name}"
         with watched(title, show=True) as progress, first_interrupt(progress.stop):
-            outcome = _run_one(model, question, method, budget, judge, sampling, options, progress.start)
+            outcome = _run_one(model, question, name, budget, judge, sampling, options, progress.start)
         stopped = progress.stopped
         outcomes.append(_with_page(outcome, question, tree, facts))
     return outcomes, stopped
@@ -145,7 +146,7 @@ def _run_all(
 def _run_one(
     model: Model,
     question: Question,
-    method: Method,
+    strategy: str,
     budget: Budget,
     verifier: str | None,
     sampling: Sampling,
@@ -156,13 +157,13 @@ def _run_one(
     from outthink.core.budget import Ledger
     from outthink.reason.solve import think
 
-    lm = apart(model, Ledger(budget), sampling, f"compare/{method.name}")
+    lm = apart(model, Ledger(budget), sampling, f"compare/{strategy}")
     on_start(lm)
     try:
-        posterior = asyncio.run(think(question, lm, method, verifier, **options))
+        posterior = asyncio.run(think(question, lm, strategy, verifier, **options))
     except OutthinkError as error:
-        return Outcome(method.name, verifier, options, error=str(error))
-    return Outcome(method.name, verifier, options, posterior)
+        return Outcome(strategy, verifier, options, error=str(error))
+    return Outcome(strategy, verifier, options, posterior)
 
 
 def _with_page(outcome: Outcome, question: Question, directory: Path | None, facts: dict[str, Any]) -> Outcome:
@@ -174,7 +175,7 @@ def _with_page(outcome: Outcome, question: Question, directory: Path | None, fac
     if directory is None or outcome.posterior is None:
         return outcome
     directory.mkdir(parents=True, exist_ok=True)
-    page = directory / f"{outcome.strategy}.html"
+    page = directory / (re.sub(r"[^\w.+-]+", "-", outcome.strategy).strip("-") + ".html")
     own = {"strategy": outcome.strategy, "verifier": outcome.verifier, "options": outcome.options}
     write_text(page, tree_page(outcome.posterior, question, {**facts, **own}))
     return replace(outcome, tree=page)

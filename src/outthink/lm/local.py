@@ -95,6 +95,11 @@ class LocalBranch(BaseBranch):
         """See `Branch.tokenizer`."""
         return self._lm.tokenizer
 
+    @property
+    def namespace(self) -> str:
+        """Whose prefixes in the cache it may find."""
+        return self._lm._namespace
+
     async def extend(
         self,
         n: int = 1,

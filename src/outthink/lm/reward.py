@@ -92,7 +92,7 @@ class RewardModel:
         and all below it are closed. Raises PromptError, and EngineError where the engine has stopped.
         """
         tokens, paying = self.check(prompt), ledger.for_verifier()
-        pin = await self._open_root(tokens)
+        pin = await self._open_root(tokens, getattr(branches[0], "namespace", "") if branches else "")
         try:
             return list(await asyncio.gather(*(self._read(branch, pin, paying) for branch in branches)))
         finally:
@@ -118,13 +118,13 @@ class RewardModel:
                 twin = place.twin
         return [] if twin is None else _logits(twin, branch.ended)
 
-    async def _open_root(self, tokens: Sequence[int]) -> _Twin:
-        handle = await open_handle(self.thread, self.engine, lambda: self.engine.open_root(tokens))
+    async def _open_root(self, tokens: Sequence[int], namespace: str) -> _Twin:
+        handle = await open_handle(self.thread, self.engine, lambda: self.engine.open_root(tokens, namespace))
         return _Twin(None, (), handle, EnginePrompt(len(tokens), len(tokens)))
 
     async def _twin_root(self, branch: Branch, pin: _Twin) -> _Twin:
         assert pin.handle is not None
-        twin = await self._open_root(pin.handle.sequence.tokens)
+        twin = await self._open_root(pin.handle.sequence.tokens, pin.handle.sequence.namespace)
         assert twin.handle is not None
         branch.when_released(twin.handle.close)
         return twin

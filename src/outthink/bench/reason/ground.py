@@ -7,8 +7,8 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,13 +17,10 @@ from typing import Any
 import outthink
 from outthink.bench.reason.journal import Journal
 from outthink.bench.reason.plan import Cell, GroundConfig, Progress, cells_of, check_budgets, draw_groups
-from outthink.bench.reason.run import Ground, Stop, StoppedError, fingerprint, jobs_of
+from outthink.bench.reason.run import Ground, Open, Stop, StoppedError, jobs_of, open_grounds
 from outthink.bench.reason.scale import scale_of
 from outthink.bench.reason.summary import best_of, points_of, tabulate
-from outthink.lm.model import Model
-from outthink.reason import STRATEGIES
 
-Open = Callable[[str], Model]
 IN_FLIGHT = 8
 
 
@@ -52,27 +49,31 @@ def run(
     result is then of the problems that every cell of a model has answered. Raises UserError where the records are those
     of another configuration.
     """
-    stop, groups = stop or Stop(), draw_groups(config, progress)
-    cells: list[Cell] = []
-    facts: dict[str, Any] = {}
-    header = {"what": "reason", "version": outthink.__version__, "config": config.to_json()}
+    return asyncio.run(_run(config, out, open_model, in_flight(config, concurrency), stop or Stop(), progress))
+
+
+async def _run(
+    config: GroundConfig, out: Path, open_model: Open, concurrency: int, stop: Stop, progress: Progress
+) -> dict[str, Any]:
+    groups = draw_groups(config, progress)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        loaded = {source.label: stack.enter_context(open_model(source.source)) for source in config.models}
-        header["weights"] = {label: fingerprint(model) for label, model in loaded.items()}
+    async with AsyncExitStack() as stack:
+        grounds = await open_grounds(stack, config.models, open_model, groups, config, config.verifiers)
+        weights = {label: one.weights for label, one in grounds.items()}
+        header = {"what": "reason", "version": outthink.__version__, "config": config.to_json(), "weights": weights}
         journal = stack.enter_context(Journal(records_path(out), header))
-        for label, model in loaded.items():
-            own = cells_of(label, config.strategies, config.verifiers, config.budgets)
-            ground = Ground(model, label, groups, config)
-            ground.check(own)
-            cells += own
-            facts[label] = _facts(model, ground, own)
-            todo = [job for job in jobs_of(own, groups) if job.key not in journal.records]
+        cells = {name: cells_of(name, config.strategies, config.verifiers, config.budgets) for name in grounds}
+        for label, ground in grounds.items():
+            ground.check(cells[label])
+        for label, ground in grounds.items():
+            todo = [job for job in jobs_of(cells[label], groups) if job.key not in journal.records]
             if todo and not stop.asked:
-                asyncio.run(ground.measure(todo, journal, in_flight(config, concurrency), stop, progress))
-        complete = len(journal.records) == len(cells) * sum(len(group.problems) for group in groups)
-        result = report(config, cells, journal, facts, complete, progress)
-        result["problems_in_flight"] = in_flight(config, concurrency)
+                await ground.measure(todo, journal, concurrency, stop, progress)
+        together = [cell for own in cells.values() for cell in own]
+        complete = len(journal.records) == len(together) * sum(len(group.problems) for group in groups)
+        facts = {label: facts_of(ground, cells[label]) for label, ground in grounds.items()}
+        result = report(config, together, journal, facts, complete, progress)
+        result["problems_in_flight"] = concurrency
         if complete:
             journal.pack()
     write(result, out)
@@ -100,7 +101,7 @@ def report(
         "models": models,
         "config": config.to_json(),
         "unit": check_budgets(config.budgets),
-        "spending": {name: scale_of(STRATEGIES.get(name)).how for name in dict.fromkeys(c.strategy for c in cells)},
+        "spending": {name: scale_of(name).how for name in dict.fromkeys(c.strategy for c in cells)},
         "points": [point.to_json() for point in points_of(table, progress)],
         "best": [asdict(best) for best in best_of(table)],
     }
@@ -127,10 +128,12 @@ def machine() -> dict[str, Any]:
     return {"cpu": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), **versions}
 
 
-def _facts(model: Model, ground: Ground, cells: Sequence[Cell]) -> dict[str, Any]:
+def facts_of(ground: Ground, cells: Sequence[Cell]) -> dict[str, Any]:
+    """A model under measurement as plain JSON values, with the options that its strategies ran with."""
+    model = ground.model
     return {
         "source": str(model.loaded.source),
-        "weights": fingerprint(model),
+        "weights": ground.weights,
         "dtype": model.loaded.config.dtype,
         "backend": model.engine.backend.name,
         "typical_line_tokens": round(ground.line, 1),

@@ -131,9 +131,9 @@ def check_budgets(budgets: Sequence[Budget]) -> str:
 def cells_of(model: str, strategies: Sequence[str], verifiers: Sequence[str], budgets: Sequence[Budget]) -> list[Cell]:
     """Every strategy with every verifier, or with none where it asks none, at every budget."""
     return [
-        Cell(model, method.name, verifier, budget)
-        for method in strategies_named(strategies)
-        for verifier in (verifiers if scale_of(method).verifier and verifiers else (None,))
+        Cell(model, strategy, verifier, budget)
+        for strategy in strategies_named(strategies)
+        for verifier in (verifiers if scale_of(strategy).verifier and verifiers else (None,))
         for budget in budgets
     ]
 

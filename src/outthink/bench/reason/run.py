@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from outthink.bench.reason.journal import Journal, Record
 from outthink.bench.reason.pages import PageMeter
-from outthink.bench.reason.plan import Cell, Group, Problems, Progress
+from outthink.bench.reason.plan import Cell, Group, ModelSource, Problems, Progress
 from outthink.bench.reason.scale import UNKNOWN_TOKENS, Room, scale_of
 from outthink.core.budget import Budget, Ledger
 from outthink.core.errors import OutthinkError, PromptError, UserError
@@ -20,12 +22,14 @@ from outthink.core.sampling import Sampling
 from outthink.lm.local import LocalLM
 from outthink.lm.model import Model
 from outthink.models.flops import head_flops, prefill_flops
-from outthink.reason import STRATEGIES
+from outthink.reason.expression import read_strategy
 from outthink.reason.holding import together
 from outthink.reason.solve import ask, think
 from outthink.tasks.problem import Problem
-from outthink.verify import VERIFIERS, Verifier
+from outthink.verify import Verifier, opened
 
+Open = Callable[[str], Model]
+"""Opens a model by its source."""
 TYPICAL = 32  # problems of each group that say how long a line is
 
 
@@ -84,38 +88,37 @@ def jobs_of(cells: Sequence[Cell], groups: Sequence[Group]) -> Iterator[Job]:
 
 
 class Ground:
-    """One model under measurement, its verifiers made once and its pages watched."""
+    """One model under measurement, its verifiers open and its pages watched."""
 
-    def __init__(self, model: Model, label: str, groups: Sequence[Group], config: Problems) -> None:
-        self.model, self.label, self.config = model, label, config
-        self._chat = model.loaded.tokenizer.chat_template is not None
+    def __init__(
+        self, model: Model, label: str, groups: Sequence[Group], config: Problems, judges: Mapping[str, Verifier]
+    ) -> None:
+        self.model, self.label, self.config, self.judges = model, label, config, judges
         self._meter = PageMeter(model.engine)
-        self._judges: dict[str, Verifier] = {}
         lengths = [self._length(problem) for group in groups for problem in group.problems[:TYPICAL]]
         self.line = sum(lengths) / len(lengths)
 
-    def room(self, budget: Budget) -> Room:
-        """What ``budget`` pays for with this model, a line being as long as the problems' own solutions."""
-        return room_for(self.model, budget, self.line)
+    @property
+    def weights(self) -> dict[str, str]:
+        """Hashes of the checkpoints at work: ``model``, and those of verifiers that have one."""
+        read = {name: getattr(judge, "model", None) for name, judge in self.judges.items()}
+        sources = {name: model.loaded.source for name, model in read.items() if model is not None}
+        return {name: fingerprint(source) for name, source in {"model": self.model.loaded.source, **sources}.items()}
 
     def options(self, cell: Cell) -> dict[str, Any]:
-        """The options that the strategy of ``cell`` runs with."""
-        return scale_of(STRATEGIES.get(cell.strategy)).options(self.room(cell.budget))
+        """The options that the strategy of ``cell`` runs with, a line being as long as the problems' own solutions."""
+        return scale_of(cell.strategy).options(room_for(self.model, cell.budget, self.line))
 
-    def judge(self, name: str | None) -> Verifier | None:
-        """The verifier of this name, made once. Raises UnknownNameError, and what its constructor raises."""
-        if name is None:
-            return None
-        if name not in self._judges:
-            self._judges[name] = VERIFIERS.get(name)()
-        return self._judges[name]
+    def judge(self, cell: Cell) -> Verifier | None:
+        """The verifier of ``cell``."""
+        return None if cell.verifier is None else self.judges[cell.verifier]
 
     def check(self, cells: Iterable[Cell]) -> None:
         """Raise UserError, before anything is spent, for a cell whose verifier cannot do what its strategy needs."""
         for cell in cells:
-            STRATEGIES.get(cell.strategy).check_options(self.options(cell))
-            judge = self.judge(cell.verifier)
-            if scale_of(STRATEGIES.get(cell.strategy)).accepting and (judge is None or not judge.accepts(0.0)):
+            read_strategy(cell.strategy).check_options(self.options(cell))
+            judge = self.judge(cell)
+            if scale_of(cell.strategy).accepting and (judge is None or not judge.accepts(0.0)):
                 raise UserError(
                     f"{cell.strategy} needs a verifier that can accept a line, and {cell.verifier or 'none'} cannot: "
                     "leave the strategy out, or name a verifier such as 'exact'."
@@ -144,7 +147,7 @@ class Ground:
         """The record of one job: a pure function of it and the seed, but for its seconds."""
         cell, problem, ledger = job.cell, job.problem, Ledger(job.cell.budget)
         namespace = repr(job.key)  # nothing that other work left in the cache is found, so the bill is its own
-        question, fits = ask(problem, chat=self._chat), True
+        question, fits = ask(problem, chat=self.model.chat), True
         stop.watch(ledger)
         try:
             posterior = await self._think(job, question, ledger, namespace)
@@ -176,12 +179,29 @@ class Ground:
     async def _think(self, job: Job, question: Question, ledger: Ledger, namespace: str) -> Posterior:
         seed = mix(self.config.seed, int(job.problem.canonical_key, 16))  # one for a problem: problems are independent
         lm = apart(self.model, ledger, Sampling(temperature=self.config.temperature, seed=seed), namespace)
-        judge = self.judge(job.cell.verifier)
-        return await think(question, lm, job.cell.strategy, judge, **self.options(job.cell))
+        return await think(question, lm, job.cell.strategy, self.judge(job.cell), **self.options(job.cell))
 
     def _length(self, problem: Problem) -> int:
         lm = self.model.session()
-        return len(lm.encode(ask(problem, chat=self._chat).prompt)) + len(lm.encode(problem.solution))
+        return len(lm.encode(ask(problem, chat=self.model.chat).prompt)) + len(lm.encode(problem.solution))
+
+
+async def open_grounds(
+    stack: AsyncExitStack,
+    sources: Iterable[ModelSource],
+    open_model: Open,
+    groups: Sequence[Group],
+    config: Problems,
+    verifiers: Sequence[str],
+) -> dict[str, Ground]:
+    """The models by their labels, each with the verifiers, until ``stack`` is closed."""
+    grounds: dict[str, Ground] = {}
+    for source in dict.fromkeys(sources):
+        model = stack.enter_context(open_model(source.source))
+        judges = {name: await stack.enter_async_context(opened(name, model.session())) for name in verifiers}
+        known = {name: judge for name, judge in judges.items() if judge is not None}
+        grounds[source.label] = Ground(model, source.label, groups, config, known)
+    return grounds
 
 
 def apart(model: Model, ledger: Ledger, sampling: Sampling, namespace: str) -> LocalLM:
@@ -199,12 +219,12 @@ def room_for(model: Model, budget: Budget, line: float) -> Room:
     return Room(UNKNOWN_TOKENS, line)
 
 
-def fingerprint(model: Model) -> str:
+def fingerprint(directory: Path) -> str:
     """A hash of a model's configuration and weights, by which a changed checkpoint under the same name is noticed.
 
     Of a weights file it reads the beginning, the end and the size.
     """
-    digest, directory = hashlib.blake2b(digest_size=8), model.loaded.source
+    digest = hashlib.blake2b(digest_size=8)
     for file in sorted([*directory.glob("config.json"), *directory.glob("*.safetensors")]):
         size = file.stat().st_size
         digest.update(f"{file.name}\0{size}\0".encode())

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from outthink.core.errors import UserError
-from outthink.core.registry import Method
 from outthink.reason import STRATEGIES
+from outthink.reason.expression import is_expression, read_strategy
 
 ALIASES = {"vote": "majority-vote"}
 ALL = "all"
@@ -114,24 +114,30 @@ SCALES: dict[str, Scale] = {
 }
 
 
-def scale_of(method: Method) -> Scale:
-    """How ``method`` spends a budget; one that is not known here gets a large ``n``, where it has that option."""
-    if method.name in SCALES:
-        return SCALES[method.name]
-    if "n" in method.options:
+def scale_of(strategy: str) -> Scale:
+    """How a strategy, by its name or as `read_strategy` has it, spends a budget.
+
+    One that is not known here gets a large ``n``, where it has that option; one with options of its own keeps them.
+    """
+    if strategy in SCALES:
+        return SCALES[strategy]
+    if not is_expression(strategy) and "n" in STRATEGIES.get(strategy).options:
         return Scale("n as large as the budget could pay", _many)
-    return Scale("its own defaults", lambda room: {})
+    return Scale("its own options", lambda room: {})
 
 
-def strategies_named(names: Sequence[str]) -> list[Method]:
+def strategies_named(names: Sequence[str]) -> list[str]:
     """The strategies of these names, each once, in their order; ``all`` stands for every one that asks one model alone.
 
-    Raises UnknownNameError, and UserError where there are none.
+    Raises UnknownNameError, and UserError where there are none or one cannot be read.
     """
-    found: dict[str, Method] = {}
+    found: dict[str, None] = {}
     for name in names:
-        chosen = list(STRATEGIES) if name == ALL else [STRATEGIES.get(ALIASES.get(name, name))]
-        found |= {one.name: one for one in chosen if name != ALL or not one.models}
+        if name == ALL:
+            found |= dict.fromkeys(method.name for method in STRATEGIES if not method.models)
+        else:
+            read_strategy(ALIASES.get(name, name))
+            found[ALIASES.get(name, name)] = None
     if not found:
         raise UserError(f"Name a strategy, or '{ALL}'; `outthink methods` lists them.")
-    return list(found.values())
+    return list(found)

@@ -6,17 +6,17 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import outthink
-from outthink.bench.reason.ground import IN_FLIGHT, Open, kept, machine, records_path
+from outthink.bench.reason.ground import IN_FLIGHT, facts_of, kept, machine, records_path
 from outthink.bench.reason.journal import Journal, Record
 from outthink.bench.reason.plan import Cell, Group, ModelSource, Problems, Progress, cells_of, check_labels, draw_groups
-from outthink.bench.reason.run import Ground, Job, Stop, StoppedError, fingerprint
+from outthink.bench.reason.run import Job, Open, Stop, StoppedError, open_grounds
 from outthink.bench.reason.summary import exact_difference, mean_of
 from outthink.core.budget import Budget
 from outthink.core.errors import UserError
@@ -90,41 +90,41 @@ def run(
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
     """Measure and write ``out`` (.json), its records and its picture, as `ground.run` does. Returns the result."""
+    return asyncio.run(_run(config, out, open_model, concurrency or IN_FLIGHT, stop or Stop(), progress))
+
+
+async def _run(
+    config: VersusConfig, out: Path, open_model: Open, concurrency: int, stop: Stop, progress: Progress
+) -> dict[str, Any]:
     from outthink.bench.reason.versus_picture import draw
 
-    stop, groups = stop or Stop(), draw_groups(config, progress)
-    header = {"what": "small-vs-large", "version": outthink.__version__, "config": config.to_json()}
+    groups = draw_groups(config, progress)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
         sources = (config.large, *config.small)
-        models = {source.label: stack.enter_context(open_model(source.source)) for source in sources}
-        header["weights"] = {label: fingerprint(model) for label, model in models.items()}
-        journal = stack.enter_context(Journal(records_path(out), header))
-        grounds = {label: Ground(model, label, groups, config) for label, model in models.items()}
+        grounds = await open_grounds(stack, sources, open_model, groups, config, config.verifiers)
+        weights = {label: one.weights for label, one in grounds.items()}
+        what = {"what": "small-vs-large", "version": outthink.__version__}
+        journal = stack.enter_context(
+            Journal(records_path(out), {**what, "config": config.to_json(), "weights": weights})
+        )
 
-        def measure(label: str, cells_for: Callable[[Group], Sequence[Cell]]) -> None:
+        async def measure(label: str, cells_for: Callable[[Group], Sequence[Cell]]) -> None:
             jobs = [Job(cell, g, i) for i in range(config.num_problems) for g in groups for cell in cells_for(g)]
             grounds[label].check({job.cell for job in jobs})
             todo = [job for job in jobs if job.key not in journal.records]
             if todo and not stop.asked:
-                asyncio.run(grounds[label].measure(todo, journal, concurrency or IN_FLIGHT, stop, progress))
+                await grounds[label].measure(todo, journal, concurrency, stop, progress)
 
-        for label in models:
-            measure(label, lambda _, label=label: [Cell(label, GREEDY, None, NO_LIMIT)])
+        for label in grounds:
+            await measure(label, lambda _, label=label: [Cell(label, GREEDY, None, NO_LIMIT)])
         if stop.asked:
             raise StoppedError(f"Stopped before the budgets were known: {kept(journal)}")
         limits = {group: _limits(config, journal, group) for group in groups}
         for source in config.small:
-            measure(source.label, lambda g, label=source.label: [c for c, _ in _cells(config, label, limits[g])])
+            await measure(source.label, lambda g, label=source.label: [c for c, _ in _cells(config, label, limits[g])])
         result = report(config, groups, limits, journal, progress)
-        result["models"] = {
-            label: {
-                "weights": header["weights"][label],
-                "dtype": m.loaded.config.dtype,
-                "backend": m.engine.backend.name,
-            }
-            for label, m in models.items()
-        }
+        result["models"] = {label: facts_of(ground, []) for label, ground in grounds.items()}
         if result["complete"]:
             journal.pack()
     out.write_text(json.dumps(result, indent=1) + "\n")
