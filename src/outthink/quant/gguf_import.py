@@ -99,7 +99,8 @@ class _Keys:
         value = absent if value is None else value
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise self.error(f"'{self.architecture}.{key}' is {value!r}; expected a positive number")
-        return float(value)
+        # Of all numbers that a stored float32 may stand for, the shortest: 0.00001 rather than 0.0000099999997.
+        return float(str(np.float32(value)))
 
 
 def _config(found: GgufFile, keys: _Keys) -> dict[str, Any]:
