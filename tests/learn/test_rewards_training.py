@@ -13,10 +13,11 @@ from outthink.core.errors import CheckpointError, UserError
 from outthink.kernels.reference.dense import dense_attend
 from outthink.learn.checkpoints import list_checkpoints
 from outthink.learn.export import export_model
+from outthink.learn.parallel import Gradients
 from outthink.learn.rewards.config import RewardConfig
 from outthink.learn.rewards.documents import Encoder, documents_of
 from outthink.learn.rewards.records import LabelledLine, LabelledProblem, StepLabel
-from outthink.learn.rewards.scoring import load_reward, mean_log_probs, score_documents
+from outthink.learn.rewards.scoring import load_reward, mean_log_probs, packed_reward_loss, score_documents
 from outthink.learn.rewards.store import LabelFile, read_labels
 from outthink.learn.rewards.train import RewardRun, train_reward
 from outthink.learn.sizes import get_size, model_config
@@ -155,6 +156,21 @@ def test_three_steps_and_three_more_are_six_steps(world: Path, tmp_path: Path, f
     one, other = (load_file(list_checkpoints(tmp_path / name)[-1] / "state.safetensors") for name in ("whole", "parts"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one) != forgets
+
+
+@pytest.mark.slow
+def test_gradients_of_two_processes_are_those_of_one(world: Path, tmp_path: Path) -> None:
+    run = RewardRun(config(world, tmp_path / "run", micro_tokens=128).resolve())
+    data = run.plan.step(0)
+    assert len(data.batches) > 2
+    with Gradients(run.model, run.gradients.config, 2, packed_reward_loss) as together:
+        together.compute(data.batches, data.weight)  # the other process starts after the first step
+        run.model.zero_grad()
+        both = together.compute(data.batches, data.weight), [p.grad.clone() for p in run.model.parameters()]
+    run.model.zero_grad()
+    alone = run.gradients.compute(data.batches, data.weight), [p.grad for p in run.model.parameters()]
+    assert both[0] == pytest.approx(alone[0], rel=1e-5)
+    torch.testing.assert_close(both[1], alone[1], rtol=1e-3, atol=1e-6)
 
 
 def test_mistakes_are_told(world: Path, trained: tuple[Path, dict], tmp_path: Path) -> None:
