@@ -36,3 +36,12 @@ def test_strategies_combine_in_one_word(run, model, tmp_path):
     wrong = run("solve", PROBLEM, "-m", model, "-s", "then(greedy)")
     assert wrong.code == 2
     assert "ways to combine" in wrong.err
+
+
+def test_texts_among_options_may_have_line_breaks(run, model):
+    told = ("-o", r"answer=\nanswer: 7", "-o", "most=1", "-o", r"ends=</think>,\nanswer:", "-n", 2, "--json")
+    ran = run("solve", PROBLEM, "-m", model, "-s", "budget-forcing", *told)
+    assert ran.code == 0, ran.err
+    assert ran.json["config"]["options"]["answer"] == "\nanswer: 7"
+    assert ran.json["config"]["options"]["ends"] == ["</think>", "\nanswer:"]
+    assert any(node["text"].startswith("\nanswer: 7") for node in ran.json["tree"]["nodes"])

@@ -35,6 +35,10 @@ def toy(budget=None, seed=0):
         ("split(greedy, 0.2, majority-vote, 0.8)", split((GREEDY, 0.2), (VOTE, 0.8))),
         ("within(majority-vote, share=0.5)", within(VOTE, share=0.5)),
         ("within(majority-vote, budget=30)", within(VOTE, budget=Budget(tokens=30))),
+        (
+            "hint-marginalization(n=4, hint='ab{answer}')",
+            bind(STRATEGIES.get("hint-marginalization"), n=4, hint="ab{answer}"),
+        ),
         (" then( retry(greedy) , ensemble(majority-vote,greedy) ) ", then(retry(GREEDY), ensemble(VOTE, GREEDY))),
     ],
 )

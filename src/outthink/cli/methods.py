@@ -36,6 +36,8 @@ def methods(
     """List the strategies: family, guarantee, what it is a guarantee of; of one family, the papers too."""
     if context.invoked_subcommand is not None:
         return
+    from outthink.reason.expression import FORMS
+
     chosen = _of_family(family)
     if json:
         print_json([_record(method) for method in chosen])
@@ -54,6 +56,7 @@ def methods(
     out().print(made)
     used = dict.fromkeys(method.guarantee for method in chosen)
     out().print(Text("; ".join(f"{name}: {MEANINGS[name]}" for name in MEANINGS if name in used), style="dim"))
+    out().print(Text(f"Combined, as one word in quotes: {FORMS}.", style="dim"))
     told = "the paper and the options" if family is None else "the options"
     out().print(Text(f"`outthink methods show NAME` gives {told}.", style="dim"))
 

@@ -35,6 +35,16 @@ BaseUrlOption = Annotated[
 KeyOption = Annotated[
     str | None, typer.Option("--api-key-env", help="The environment variable that holds the server's key.")
 ]
+VerifierOption = Annotated[
+    str | None,
+    typer.Option(
+        "--verifier",
+        help="Who judges lines, for the strategies that ask: exact (the task's own checker), step-oracle (it knows the "
+        "truth of partial lines too), prm[:DIRECTORY][:last|min|product|mean] and orm[:DIRECTORY] (reward models), "
+        "likelihood, self-evaluation, pairwise[:RIVALS] (the model itself), code (the examples in the problem, run), "
+        "z3 (the problem as a formula).",
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1.")]
 DtypeOption = Annotated[str, typer.Option(help="What the weights compute in: auto (as stored), float32, bfloat16...")]
 BackendOption = Annotated[
@@ -98,9 +108,9 @@ def tell_faults(registry: Registry[Any]) -> None:
 
 
 def read_settings(pairs: Iterable[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of ``NAME=VALUE`` pairs, each of the type of its default (a tuple's with commas between).
+    r"""The values of ``NAME=VALUE`` pairs, each of the type of its default (a tuple's with commas between).
 
-    Names without a default are guessed at.
+    Names without a default are guessed at. In texts, ``\n`` stands for a line break.
 
     Raises UserError for a pair that is none and for a value that is not of its default's type.
     """
@@ -130,7 +140,7 @@ def _read_value(text: str) -> Any:
             return kind(text)
         except ValueError:
             continue
-    return text
+    return text.replace("\\n", "\n")
 
 
 def _fits(value: Any, default: Any) -> bool:

@@ -15,7 +15,7 @@ from outthink.reason import STRATEGIES
 from outthink.reason.combine import bind, ensemble, retry, split, then, within
 
 COMBINATORS = ("ensemble", "retry", "split", "then", "within")
-_TOKEN = re.compile(r"\s*([(),=]|[^\s(),=]+)")
+_TOKEN = re.compile(r"""\s*("[^"]*"|'[^']*'|[(),=]|[^\s(),=]+)""")
 FORMS = (
     "then(FIRST, SECOND, below=0.6, share=0.5), retry(ONE, times=3), ensemble(ONE, TWO, ...), "
     "split(ONE, 0.3, TWO, 0.7), within(ONE, share=0.5) or within(ONE, budget=2k)"
@@ -38,6 +38,8 @@ def is_expression(text: str) -> bool:
 
 def read_strategy(text: str, open_model: Callable[[str], LM] | None = None) -> Method:
     """The strategy that ``text`` names: NAME, NAME(option=value, ...), or one of `FORMS`, whose members are such.
+
+    Values with spaces or brackets stand in quotes.
 
     ``open_model`` opens options that are models by their name. Raises UserError, which says what is wrong, and
     UnknownNameError for a strategy that is not known.
@@ -117,4 +119,5 @@ def _value(text: str) -> Any:
     try:
         return float(text)
     except ValueError:
-        return text
+        quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+        return (text[1:-1] if quoted else text).replace("\\n", "\n")
