@@ -6,8 +6,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections import deque
 from codecs import getincrementaldecoder
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,7 +19,7 @@ from outthink.core.sampling import Sampling
 from outthink.engine.sampler import Row, log_softmax, sample
 from outthink.lm.remote.thread import LoopThread
 
-PIECES = tuple(c.encode() for c in " 0123456789abcdefgh.\n") + (b"ab", b" a", b"ba\n")
+PIECES = (*(c.encode() for c in " 0123456789abcdefgh.\n"), b"ab", b" a", b"ba\n")
 KNOWN = {
     "model", "prompt", "messages", "max_tokens", "temperature", "top_p", "n", "stream", "stream_options", "logprobs",
     "top_logprobs", "echo", "seed", "stop", "presence_penalty", "frequency_penalty", "logit_bias",
@@ -69,8 +69,10 @@ class Fault:
 
 
 class FakeServer:
-    """Serves on a port of localhost until closed. ``requests`` are the bodies that came, ``dropped`` counts clients that
-    went away in the midst of a response, ``open`` those now being served, ``most_open`` the most at once."""
+    """Serves on a port of localhost until closed. ``requests`` are the bodies that came, ``connections`` counts the
+    clients' connections, ``dropped`` those that went away in the midst of a response, ``open`` the requests now being
+    served, ``most_open`` the most at once.
+    """
 
     def __init__(self, offer=None, pieces=PIECES, law=None, seed=5):
         self.offer, self.pieces = offer or Offer(), pieces
@@ -78,7 +80,7 @@ class FakeServer:
         self.size = len(pieces) + 2
         self.law = lru_cache(maxsize=None)(_padded(law or chained_law(seed, len(pieces) + 1), self.size))
         self.requests, self.faults, self.paths = [], deque(), []
-        self.dropped = self.open = self.most_open = 0
+        self.dropped = self.open = self.most_open = self.connections = 0
         self.gap_s = 0.0
         self.seen = set()
         self._fresh = itertools.count(1)
@@ -119,6 +121,7 @@ class FakeServer:
     # ---- HTTP ------------------------------------------------------------------------------------------------------
 
     async def _serve(self, reader, writer):
+        self.connections += 1
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             while request := await _read_request(reader):
                 if not await self._answer(*request, reader, writer):
@@ -145,7 +148,7 @@ class FakeServer:
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         try:
-            await asyncio.sleep(fault.wait_s)
+            await _pause(fault.wait_s, reader)
             if fault.status is not None:
                 return await _send(writer, fault.status, fault.body, fault.headers, fault.content_type)
             if refusal := self._refusal(body):
@@ -208,7 +211,7 @@ class FakeServer:
                 _strip(event, name)
             _chunk(writer, b"data: " + json.dumps(event).encode() + b"\n\n")
             await writer.drain()
-            await asyncio.sleep(fault.gap_s)
+            await _pause(fault.gap_s, reader)
             if reader.at_eof() or writer.is_closing():
                 self.dropped += 1
                 return False
@@ -292,11 +295,9 @@ class _Job:
             law = log_softmax(server.law(tuple(prefix)).astype(np.float32).astype(np.float64))
             order = np.argsort(-law, kind="stable")[: self.tops or 0]
             text = server.spell(drawn).decode(errors="replace")
-            finish = "length" if len(drawn) == most else None
-            if token == server.end and not (self.offer.extras and body.get("ignore_eos")):
-                finish = "stop"
-            elif any(stop in text for stop in stops) or token in body.get("stop_token_ids", ()):
-                finish = "stop"
+            ended = token == server.end and not (self.offer.extras and body.get("ignore_eos"))
+            stopped = any(stop in text for stop in stops) or token in body.get("stop_token_ids", ())
+            finish = "stop" if ended or stopped else "length" if len(drawn) == most else None
             yield token, float(law[token]), [(int(t), float(law[t])) for t in order], finish
             if finish:
                 return
@@ -353,10 +354,8 @@ class _Job:
     def whole(self):
         choices = []
         for index, tokens in self.choices():
-            entries, finish = [], None
-            for token, log_prob, top, finish in tokens:
-                if token is not None:
-                    entries.append((token, log_prob, top))
+            drawn = list(tokens)
+            entries, finish = [entry[:3] for entry in drawn if entry[0] is not None], drawn[-1][3]
             text = self.trimmed(self.server.spell([t for t, _, _ in entries]).decode(errors="replace"))
             made = self.choice(index, text, entries, finish, stream=False, first=True)
             if self.body.get("echo") and self.offer.echo:
@@ -415,6 +414,14 @@ def chained_law(seed, size, sharpness=1.5):
 def _padded(law, size):
     """``law`` over pieces and the end token, and a begin token that is never drawn."""
     return lambda prefix: np.append(logits := law(prefix), [-1e9] * (size - len(logits)))
+
+
+async def _pause(seconds, reader):
+    """Sleep, but for no longer than the client is there."""
+    end = asyncio.get_running_loop().time() + seconds
+    await asyncio.sleep(min(seconds, 0.005))
+    while not reader.at_eof() and (left := end - asyncio.get_running_loop().time()) > 0:
+        await asyncio.sleep(min(left, 0.01))
 
 
 def _strip(event, name):

@@ -2,30 +2,35 @@
 
 import pytest
 
-from lm.fake_server import FakeServer, Offer
+from outthink.core.errors import CapabilityError
 from outthink.lm import laws
-from outthink.lm.laws import check_lm
-from outthink.lm.remote import connect
+from outthink.lm.laws import LAWS, check_lm
+from outthink.lm.remote.laws import laws_of
+
+KEPT = {"all": 16, "text": 12, "bare": 9, "chat": 10, "whole lines": 6}
 
 
-@pytest.fixture
-def serve():
-    """A function that starts a server which offers what is said, and connects to it."""
-    opened = []
-
-    def start(offer=None, **options):
-        server = FakeServer(offer)
-        opened.append(server)
-        opened.append(connect(server.url, backoff_s=0.01, **options))
-        return server, opened[-1]
-
-    yield start
-    for each in reversed(opened):
-        each.close()
+@pytest.mark.parametrize("name", KEPT)
+async def test_a_server_keeps_the_laws_that_apply_to_it(serving, name):
+    served = serving(name)
+    kept = laws_of(served.model)
+    assert len(kept) == KEPT[name], [law.__name__ for law in kept]
+    if name == "all":
+        assert kept == LAWS
+    await check_lm(served.model.session, "1 2 3 ab", laws=kept)
 
 
-async def test_a_server_that_offers_everything_keeps_every_law(serve):
-    server, model = serve(parameters=10)
-    await check_lm(lambda ledger, sampling: model.session(ledger, sampling), "1 2 3 ab")
-    assert model.server.bank.empty, "tokens are still set aside"
-    assert server.open == 0, "a request is still being served"
+@pytest.mark.parametrize(
+    ("name", "law", "because"),
+    [
+        ("text", laws.budgets_are_charged_once, "were drawn and"),
+        ("bare", laws.extending_is_deterministic, "the same seed gave"),
+        ("bare", laws.prefixes_are_immutable, "gave no log-probabilities"),
+        ("whole lines", laws.closed_branches_refuse_use, "cannot go on from a partly written answer"),
+    ],
+)
+async def test_a_law_that_does_not_apply_is_broken(serving, name, law, because):
+    served = serving(name)
+    assert law not in laws_of(served.model)
+    with pytest.raises((AssertionError, CapabilityError), match=because):
+        await check_lm(served.model.session, "1 2 3 ab", laws=[law])

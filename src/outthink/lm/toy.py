@@ -136,9 +136,10 @@ class ToyBranch(BaseBranch):
             raise SamplingError(f"n={n!r} is out of range: it must be a whole number of at least 0.")
         if n == 0:
             return []
-        until, sampling, keys = until or Until(), sampling or self._lm.sampling, self.next_keys(n)
-        check_options(sampling, until, self._lm.end + 1)
-        children = [ToyBranch(self._lm, self, self.thought.child(), key, self._prefix) for key in keys]
+        lm: ToyLM = self._lm
+        until, sampling = until or Until(), sampling or lm.sampling
+        check_options(sampling, until, lm.end + 1)
+        children = [ToyBranch(lm, self, self.thought.child(), key, self._prefix) for key in self.next_keys(n)]
         if not self._pay_prompt():
             children = [child.finish_with("budget") for child in children]
         while growing := [(i, c) for i, c in enumerate(children) if c.finish is None]:

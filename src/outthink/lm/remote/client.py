@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from outthink.lm.remote.connection import Connection, Patience
 from outthink.lm.remote.errors import (
     BusyError,
     InterruptedResponseError,
-    ServerFailedError,
     StalledError,
     TransientError,
     UnreachableError,
@@ -25,6 +24,9 @@ from outthink.lm.remote.events import events, json_object
 
 if TYPE_CHECKING:
     import httpx
+
+
+Fatal = tuple[type[TransientError], ...]
 
 
 class Client:
@@ -46,13 +48,13 @@ class Client:
         """Close every connection."""
         await self._http.aclose()
 
-    async def get(self, path: str) -> dict[str, Any]:
-        """The JSON object at ``path``, with retries."""
-        return await self._patiently("GET", path, None)
+    async def get(self, path: str, fatal: Fatal = ()) -> dict[str, Any]:
+        """The JSON object at ``path``, with retries but for ``fatal`` errors."""
+        return await self._patiently("GET", path, None, fatal)
 
-    async def post(self, path: str, body: dict[str, Any], insist: bool = True) -> dict[str, Any]:
-        """The JSON object that answers ``body``, with retries; of a server that fails on it only if we ``insist``."""
-        return await self._patiently("POST", path, body, insist)
+    async def post(self, path: str, body: dict[str, Any], fatal: Fatal = ()) -> dict[str, Any]:
+        """The JSON object that answers ``body``, with retries but for ``fatal`` errors."""
+        return await self._patiently("POST", path, body, fatal)
 
     def patience(self) -> Patience:
         """The retries of a new piece of work."""
@@ -60,7 +62,7 @@ class Client:
 
     async def stream(
         self, path: str, body: dict[str, Any], on_sent: Callable[[], None] = lambda: None
-    ) -> AsyncIterator[dict[str, Any]]:
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """The events that answer ``body``, in one attempt; a server that does not stream sends a single one.
 
         ``on_sent`` is called when the request goes out: it may wait for its turn before. Raises TransientError where
@@ -75,16 +77,14 @@ class Client:
             else:
                 yield await self._whole(response, chunks)
 
-    async def _patiently(
-        self, method: str, path: str, body: dict[str, Any] | None, insist: bool = True
-    ) -> dict[str, Any]:
+    async def _patiently(self, method: str, path: str, body: dict[str, Any] | None, fatal: Fatal) -> dict[str, Any]:
         patience = self.patience()
         while True:
             try:
                 async with self._answer(method, path, body) as (response, deadline):
                     return await self._whole(response, self._chunks(response, deadline))
             except TransientError as error:
-                if isinstance(error, ServerFailedError) and not insist:
+                if isinstance(error, fatal):
                     raise
                 await asyncio.sleep(patience.wait_s(error))
 
@@ -134,17 +134,17 @@ class Client:
         error = failure(response.status_code, bytes(body), url, self.model, connection.api_key)
         if isinstance(error, TransientError):
             error.retry_after_s = _seconds(response.headers.get("retry-after"))
-            if isinstance(error, BusyError) and error.retry_after_s is not None:
-                hold = min(error.retry_after_s, connection.total_timeout_s)
-                self._hold_until = max(self._hold_until, asyncio.get_running_loop().time() + hold)
+            asked = error.retry_after_s or 0.0
+            if isinstance(error, BusyError) and asked <= connection.total_timeout_s:  # else nobody waits for it
+                self._hold_until = max(self._hold_until, asyncio.get_running_loop().time() + asked)
         return error
 
-    async def _chunks(self, response: httpx.Response, deadline: float) -> AsyncIterator[bytes]:
+    async def _chunks(self, response: httpx.Response, deadline: float) -> AsyncGenerator[bytes, None]:
         """The bytes of a response as they come."""
         import httpx
 
         url = response.request.url
-        async with aclosing(response.aiter_bytes()) as chunks:  # type: ignore[type-var]
+        async with aclosing(cast(AsyncGenerator[bytes, None], response.aiter_bytes())) as chunks:
             while True:
                 try:
                     async with asyncio.timeout_at(deadline):
@@ -157,7 +157,7 @@ class Client:
                     raise InterruptedResponseError(f"{url} broke off a response ({error}).") from None
                 yield chunk
 
-    async def _whole(self, response: httpx.Response, chunks: AsyncIterator[bytes]) -> dict[str, Any]:
+    async def _whole(self, response: httpx.Response, chunks: AsyncGenerator[bytes, None]) -> dict[str, Any]:
         """The JSON object that a response is."""
         url, kind = response.request.url, _content_type(response)
         if kind and not kind.endswith("json"):
@@ -166,7 +166,7 @@ class Client:
                 "ends in /v1."
             )
         body = bytearray()
-        async with aclosing(chunks) as parts:  # type: ignore[type-var]
+        async with aclosing(chunks) as parts:
             async for chunk in parts:
                 body += chunk
                 if len(body) > self.connection.max_bytes:

@@ -70,7 +70,7 @@ def failure(status: int, body: bytes, url: str, model: str | None, secret: str |
     reason, code = _reason(body)
     if secret:
         reason = reason.replace(secret, "***")
-    said = f": {reason}" if reason else ""
+    said = f": {reason.rstrip('.')}" if reason else ""
     if status in (401, 403):
         return KeyRefusedError(
             f"{url} refused the key (HTTP {status}){said}. Name the environment variable that holds a valid one with "

@@ -2,46 +2,57 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
 from typing import Any
 
 from outthink.lm.remote.errors import GarbledError, UnusableResponseError
 
-DONE = "[DONE]"
+DONE = b"[DONE]"
+DRAIN_S = 0.5  # how long a server may take to end a response after its last event
 
 
-async def lines(chunks: AsyncIterator[bytes], max_bytes: int) -> AsyncIterator[bytes]:
+async def lines(chunks: AsyncGenerator[bytes, None], max_bytes: int) -> AsyncGenerator[bytes, None]:
     """The lines of a stream of bytes, without their ends. Raises UnusableResponseError for one above ``max_bytes``."""
     rest = bytearray()
-    async for chunk in chunks:
-        rest += chunk
-        *whole, last = rest.split(b"\n")
-        for line in whole:
-            if len(line) > max_bytes:
-                break
-            yield bytes(line).rstrip(b"\r")
-        rest = last
-        if len(rest) > max_bytes or any(len(line) > max_bytes for line in whole):
-            raise UnusableResponseError(f"The server sent a line of more than {max_bytes:,} bytes.")
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            rest += chunk
+            *whole, rest = rest.split(b"\n")
+            for line in (*whole, rest):
+                if len(line) > max_bytes:
+                    raise UnusableResponseError(f"The server sent a line of more than {max_bytes:,} bytes.")
+            for line in whole:
+                yield bytes(line).rstrip(b"\r")
     if rest:
         yield bytes(rest).rstrip(b"\r")
 
 
-async def events(chunks: AsyncIterator[bytes], max_bytes: int) -> AsyncIterator[dict[str, Any]]:
+async def events(chunks: AsyncGenerator[bytes, None], max_bytes: int) -> AsyncGenerator[dict[str, Any], None]:
     """The JSON objects in the ``data`` fields of a stream, up to ``[DONE]`` or its end.
 
     Raises GarbledError for data that is no JSON object. Comments and other fields are passed over.
     """
-    async for line in lines(chunks, max_bytes):
-        if not line.startswith(b"data:"):
-            if line and not line.startswith((b":", b"event:", b"id:", b"retry:")):
+    async with aclosing(lines(chunks, max_bytes)) as found:
+        async for line in found:
+            if line.startswith(b"data:"):
+                data = line[5:].strip()
+                if data == DONE:
+                    await _drain(found)
+                    return
+                yield json_object(data)
+            elif line and not line.startswith((b":", b"event:", b"id:", b"retry:")):
                 raise GarbledError(f"The server sent {line[:80]!r} in an event stream.")
-            continue
-        data = line[5:].strip()
-        if data == DONE.encode():
-            return
-        yield json_object(data)
+
+
+async def _drain(found: AsyncGenerator[bytes, None]) -> None:
+    """Read to the end of a response that said all that it has to, so that its connection can be used again."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            async for _ in found:
+                pass
 
 
 def json_object(data: bytes) -> dict[str, Any]:

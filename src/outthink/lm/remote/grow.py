@@ -163,7 +163,7 @@ class _Work:
         for child in todo:
             child.begin_response()
         meter, sent = Meter(self.ledger, prefix, self.deposit, server.flops), asyncio.Event()
-        async with aclosing(server.client.stream(self.route.path, body, sent.set)) as events:  # type: ignore[type-var]
+        async with aclosing(server.client.stream(self.route.path, body, sent.set)) as events:
             worked = False
             try:
                 async for event in events:
@@ -178,8 +178,11 @@ class _Work:
                     meter.close()
                     self._used = True
                     self.prefix.computed += prefix.computed if prefix is not self.prefix else 0
-        if len(todo) == 1 and meter.usage is not None:
-            first.settle_count(meter.usage.completion)
+        for child in todo:
+            if len(todo) == 1 and meter.usage is not None:
+                child.settle_count(meter.usage.completion)
+            elif child.closed and child.finish == "length" and most is not None:
+                child.settle_count(most)  # that is what a server means by it
 
     def _take(self, reading: Reading, todo: list[Growing], prefix: Prefix, meter: Meter) -> bool:
         """Take in an event; whether more of the response is wanted."""

@@ -65,17 +65,16 @@ class Growing:
             self._end(delta.finish)
         return len(drawn)
 
-    def settle_count(self, reported: int) -> int:
-        """Make the tokens of the response that was just read as many as the server reports, where it told us no more
-        than their text; returns how many were not counted before.
+    def settle_count(self, reported: int) -> None:
+        """Make the tokens of the response that was just read ``reported`` many, where we were told no more of them than
+        their text.
         """
         missing = reported - self._received
         told = any(token.id is not None or token.log_prob is not None for token in self.drawn)
         if missing > 0 and not told and not self.surplus:
             room = missing if self.until.max_tokens is None else self.until.max_tokens - len(self.drawn)
             self.drawn += [Drawn("")] * max(0, min(missing, room))
-        self._received = 0
-        return max(0, missing)
+            self._received = reported
 
     def begin_response(self) -> None:
         """A response is about to be read."""

@@ -111,7 +111,8 @@ class RemoteBranch(BaseBranch):
             raise SamplingError(f"n={n!r} is out of range: it must be a whole number of at least 0.")
         if n == 0:
             return []
-        lm, server, ledger = self._lm, self._lm._server, self._lm.ledger
+        lm: RemoteLM = self._lm
+        server, ledger = lm._server, lm.ledger
         until, sampling = until or Until(), sampling or lm.sampling
         check_options(sampling, until, ANY_TOKEN)
         route = server.route(self._prefix)
@@ -132,7 +133,7 @@ class RemoteBranch(BaseBranch):
             for thought, grown in zip(thoughts, growing, strict=True):
                 thought.text, thought.tokens = grown.text, len(grown.drawn)
                 thought.finish = grown.finish or "cancelled"
-        return [self._child(*made, sampling) for made in zip(growing, thoughts, strict=True)]
+        return [self._child(grown, thought, sampling) for grown, thought in zip(growing, thoughts, strict=True)]
 
     async def score(self, text: str | Sequence[int]) -> list[float]:
         """See `Branch.score`. Raises CapabilityError where the server gives no log-probabilities of a prompt."""

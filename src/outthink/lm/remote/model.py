@@ -44,8 +44,8 @@ class RemoteModel:
         return RemoteLM(self.thread, self.server, ledger or Ledger(), sampling, chat=self.chat)
 
     def spell(self, token: int) -> str:
-        """The text of a token id that came from this model, as far as the server showed it."""
-        return self.server.vocabulary.spell(token)
+        """The text of a token id that came from this model; ``<id>`` for one that the server never spelled."""
+        return self.server.vocabulary.spell(token) or f"<{token}>"
 
     def close(self) -> None:
         """Drop every connection; what is in flight is cancelled."""

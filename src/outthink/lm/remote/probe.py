@@ -18,6 +18,7 @@ from outthink.lm.remote.errors import (
     RequestRefusedError,
     ServerFailedError,
     UnknownModelError,
+    UnreachableError,
     UnusableResponseError,
 )
 from outthink.lm.remote.server import tokenize
@@ -49,7 +50,7 @@ async def _model(client: Client) -> tuple[str, int | None]:
     """The name of the model to use, and its context where the server says that."""
     wanted = client.connection.model
     try:
-        listed = (await client.get("/models")).get("data")
+        listed = (await client.get("/models", (UnreachableError,))).get("data")
     except NoSuchRouteError:
         listed = None
     models = (
@@ -100,19 +101,17 @@ class _Probe:
         if not first.deltas:
             raise UnusableResponseError(f"{self.client.connection.url(self.path)} answered without any choice.")
         self.greedy = first.deltas[0].text
-        honoured, stream, many, seeds, top, echoes, stops, continues = await asyncio.gather(
-            self.neutral(), self.stream(), self.many(), self.seeds(), self.top(), self.echoes(), self.stops(),
-            self.continues(),
-        )  # fmt: skip
+        neutral, stream, many, seeds = await asyncio.gather(self.neutral(), self.stream(), self.many(), self.seeds())
+        top, echoes, stops, continues = await asyncio.gather(self.top(), self.echoes(), self.stops(), self.continues())
         token_ids = not self.chat and await self.token_ids(top)
         last = await self.ask({})
         caches = last is not None and last.usage is not None and bool(last.usage.cached)
-        return Route(self.path, honoured, stream, many, seeds, top, token_ids, echoes, stops, continues, caches)
+        return Route(self.path, neutral, stream, many, seeds, top, token_ids, echoes, stops, continues, caches)
 
     async def ask(self, extra: Body) -> Reading | None:
         """The answer to the question with ``extra``; None where the server refuses or fails."""
         try:
-            return read(await self.client.post(self.path, self.base | extra, insist=False))
+            return read(await self.client.post(self.path, self.base | extra, (ServerFailedError,)))
         except KeyRefusedError:
             raise
         except (RequestRefusedError, ServerFailedError, UnusableResponseError):
@@ -147,7 +146,7 @@ class _Probe:
         for options in ({"stream_options": usage | {"continuous_usage_stats": True}}, {"stream_options": usage}, {}):
             body: Body = {"stream": True, **options}
             try:
-                async with aclosing(self.client.stream(self.path, self.base | body)) as events:  # type: ignore[type-var]
+                async with aclosing(self.client.stream(self.path, self.base | body)) as events:
                     count = sum([1 async for event in events if read(event)])
             except KeyRefusedError:
                 raise

@@ -57,6 +57,7 @@ async def _end(last: Coroutine[Any, Any, None] | None) -> None:
     await _cancel_others()
     if last is not None:
         await last
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 async def _cancel_others() -> None:
