@@ -56,7 +56,8 @@ def load_model(source: str | Path, dtype: str = "auto", device: str = "cpu", exp
 class StoredWeights(Mapping[str, Tensor | CodedWeight]):
     """The tensors of a loaded model by name, as they are stored, each mapped anew when it is asked for.
 
-    Quantized ones are dequantized to the model's dtype where ``expand`` is on. What is read of a tensor stays resident
+    Quantized ones are dequantized to the model's dtype where ``expand`` is on; else reading raises CapabilityError for
+    those whose codes are no `CodedWeight`. What is read of a tensor stays resident
     only as long as the tensor does, so that a backend which packs weights in its own way never holds two copies of the
     model.
     """
@@ -68,7 +69,7 @@ class StoredWeights(Mapping[str, Tensor | CodedWeight]):
     def __getitem__(self, name: str) -> Tensor | CodedWeight:
         stored = self._stored[name]
         if isinstance(stored, StoredCoded):
-            return stored.read() if self._dtype is None else stored.expand(self._dtype)
+            return stored.read_codes() if self._dtype is None else stored.expand(self._dtype)
         with safe_open(stored.file, framework="pt") as file:
             return file.get_tensor(name)
 

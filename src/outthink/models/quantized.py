@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from outthink.core.errors import CheckpointError
+from outthink.core.errors import CapabilityError, CheckpointError
 from outthink.kernels.coded import CodedWeight
 from outthink.models.fields import read_json
 from outthink.models.safetensors_files import StoredTensor
@@ -44,6 +44,13 @@ class StoredCoded:
             return self.layout.decode(tensors, self.shape)
         except CheckpointError as error:
             raise CheckpointError(f"{self._where()}: quantized weight '{self.name}': {error}.") from None
+
+    def read_codes(self) -> CodedWeight:
+        """The weight in codes. Raises CapabilityError where its groups are scattered."""
+        weight = self.read()
+        if not isinstance(weight, CodedWeight):
+            raise CapabilityError(f"Groups of '{self.name}' are scattered (activation order).")
+        return weight
 
     def expand(self, dtype: torch.dtype) -> Tensor:
         """The weight [out, in] in ``dtype``."""
