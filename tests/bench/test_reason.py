@@ -9,15 +9,18 @@ import pytest
 
 from cli.tiny_model import make_model
 from outthink.bench.reason import ground, run, versus
-from outthink.bench.reason.journal import Journal
+from outthink.bench.reason.journal import Answers
 from outthink.bench.reason.pages import PageMeter
 from outthink.bench.reason.plan import Cell, GroundConfig, ModelSource, cells_of, draw_groups
 from outthink.bench.reason.run import Ground, Stop, StoppedError, jobs_of
 from outthink.bench.reason.versus import VersusConfig
 from outthink.core.budget import Budget, Ledger
 from outthink.core.errors import CapabilityError, UserError
+from outthink.core.question import Question
 from outthink.core.sampling import Sampling, Until
 from outthink.lm.model import load
+from outthink.verify.reward import ProcessReward
+from reward_world import make_reward
 
 STRATEGIES = ("greedy", "majority-vote", "best-of-n", "particle-filter", "mcts")
 CONFIG = GroundConfig(
@@ -53,7 +56,7 @@ def opened(drawing, monkeypatch):
 
 def records(out):
     """The records behind a complete result, without what a clock says."""
-    with gzip.open(f"{ground.records_path(out)}.gz", "rt") as file:
+    with gzip.open(out.with_suffix(".records.jsonl.gz"), "rt") as file:
         rows = [json.loads(line) for line in file][1:]
     for row in rows:
         del row["bill"]["seconds"]
@@ -73,7 +76,7 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been(opened, tmp_path):
     part = ground.run(CONFIG, tmp_path / "part.json", opened, concurrency=1, stop=stop, progress=stop_soon)
     assert not part["complete"]
     assert {point["accuracy"]["n"] for point in part["points"]} == {1}  # 10 answers a problem
-    assert len(ground.records_path(tmp_path / "part.json").read_text().splitlines()) == 1 + 12
+    assert len((tmp_path / "part.records.jsonl").read_text().splitlines()) == 1 + 12
     rest = []
     again = ground.run(CONFIG, tmp_path / "part.json", opened, concurrency=3, progress=lambda *step: rest.append(step))
     assert again["complete"]
@@ -154,7 +157,7 @@ def test_what_a_strategy_lacks_is_told_before_anything_is_spent(opened, tmp_path
     config = GroundConfig(**{**vars(CONFIG), "strategies": ("greedy", "sample-until-verified"), "verifiers": ()})
     with pytest.raises(UserError, match="sample-until-verified needs a verifier that can accept a line"):
         ground.run(config, tmp_path / "result.json", opened)
-    assert len(ground.records_path(tmp_path / "result.json").read_text().splitlines()) == 1
+    assert not (tmp_path / "result.records.jsonl").exists()
 
 
 def test_an_error_of_a_strategy_ends_the_run_and_keeps_what_is_done(opened, tmp_path, monkeypatch):
@@ -169,7 +172,7 @@ def test_an_error_of_a_strategy_ends_the_run_and_keeps_what_is_done(opened, tmp_
     monkeypatch.setattr(run, "think", fails_at_last)
     with pytest.raises(CapabilityError, match="no more"):
         ground.run(CONFIG, tmp_path / "result.json", opened, concurrency=1)
-    assert len(ground.records_path(tmp_path / "result.json").read_text().splitlines()) == 1 + 7
+    assert len((tmp_path / "result.records.jsonl").read_text().splitlines()) == 1 + 7
 
 
 def test_a_problem_that_the_model_cannot_read_is_one_that_it_gets_wrong(tmp_path):
@@ -207,6 +210,25 @@ async def test_peak_pages_are_those_of_the_tree(opened):
             for line in [*lines, beside]:
                 await line.close()
         assert (meter.take("mine"), meter.take("other"), meter.take("mine")) == (6, 3, 0)
+
+
+@pytest.mark.parametrize(("second", "shared"), [("other", False), ("mine", True)])
+async def test_a_reward_model_finds_what_it_read_for_the_same_work_alone(make_tiny_model, second, shared):
+    """Two pieces of work on the same lines: each pays all of the judging, unless they share a namespace."""
+    model = make_tiny_model()
+    judge = ProcessReward(make_reward(model.thread, model.loaded.tokenizer))
+    question, bills = Question("a\nfour line problem\n", lambda text: None), []
+    for namespace in ("mine", second):
+        lm = run.apart(model, Ledger(), Sampling(seed=1), namespace)
+        async with await lm.root(question.prompt) as root:
+            lines = await root.extend(2, Until(20))
+            await judge.score(question, lines, lm.ledger)
+            for line in lines:
+                await line.close()
+        bills.append(lm.ledger.bill)
+    first, again = (bill.verifier_tokens for bill in bills)
+    assert first > 0
+    assert (again < first) if shared else (again == first)
 
 
 # ---- small against large --------------------------------------------------------------------------------------------
@@ -304,10 +326,10 @@ def test_a_ground_that_cannot_be_measured_is_refused(changes, told):
 
 def test_a_journal_holds_the_whole_record(opened, tmp_path):
     groups = draw_groups(CONFIG)
-    with opened("") as model, Journal(tmp_path / "j.jsonl", {}) as journal:
+    with opened("") as model, Answers(tmp_path / "j.json", {}) as journal:
         one = Ground(model, "T", groups, CONFIG, {})
         job = next(iter(jobs_of([Cell("T", "greedy", None, Budget("80"))], groups)))
         asyncio.run(one.measure([job], journal, 1, Stop(), lambda *_: None))
         [made] = journal.records.values()
-    with Journal(tmp_path / "j.jsonl", {}) as journal:
+    with Answers(tmp_path / "j.json", {}) as journal:
         assert [asdict(read) for read in journal.records.values()] == [asdict(made)]

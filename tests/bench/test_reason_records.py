@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outthink.bench.reason import summary
-from outthink.bench.reason.journal import Journal, Record
+from outthink.bench.reason.journal import Answers, Record
 from outthink.bench.reason.plan import Cell
 from outthink.bench.reason.summary import beats, best_of, frontier, leaders, points_of, tabulate
 from outthink.core.budget import Bill, Budget
@@ -35,77 +35,62 @@ def record(cell=None, number=0, right=True, **changes):
 
 
 def test_a_journal_goes_on_where_it_ended(tmp_path):
-    path = tmp_path / "records.jsonl"
+    out = tmp_path / "r.json"
     records = [record(number=i, right=bool(i % 2)) for i in range(5)]
-    with Journal(path, HEADER) as journal:
+    with Answers(out, HEADER) as answers:
         for one in records[:3]:
-            journal.add(one)
-    with Journal(path, HEADER) as journal:
-        assert list(journal.records.values()) == records[:3]
+            answers.add(one)
+    with Answers(out, HEADER) as answers:
+        assert list(answers.records.values()) == records[:3]
         for one in records[3:]:
-            journal.add(one)
-    with Journal(path, HEADER) as journal:
-        assert list(journal.records.values()) == records
-
-
-def test_a_kill_at_any_byte_loses_no_whole_line(tmp_path):
-    path = tmp_path / "records.jsonl"
-    with Journal(path, HEADER) as journal:
-        for i in range(3):
-            journal.add(record(number=i))
-    data = path.read_bytes()
-    ends = [i + 1 for i, byte in enumerate(data) if byte == ord("\n")]
-    for cut in random.Random(0).sample(range(len(data)), 60):
-        path.write_bytes(data[:cut])
-        with Journal(path, HEADER) as journal:
-            assert len(journal.records) == max(0, sum(end <= cut for end in ends) - 1)
-            journal.add(record(number=7))
-        with Journal(path, HEADER) as journal:  # and what is appended then can be read
-            assert record(number=7).key in journal.records
+            answers.add(one)
+    with Answers(out, HEADER) as answers:
+        assert list(answers.records.values()) == records
 
 
 def test_another_command_is_refused_and_told_what_differs(tmp_path):
-    path = tmp_path / "records.jsonl"
-    Journal(path, HEADER).__exit__(None, None, None)
+    out, path = tmp_path / "r.json", tmp_path / "r.records.jsonl"
+    with Answers(out, HEADER) as answers:
+        answers.add(record())
     before = path.read_bytes()
     other = {"what": "reason", "config": {"seed": 4, "budgets": ["500 tokens", "1 token"], "difficulty": 0.3}}
     with pytest.raises(UserError) as caught:
-        Journal(path, other)
+        Answers(out, other)
     for told in ("config.seed was 3 and is 4", "was 500 tokens and is 500 tokens, 1 token", "was nothing and is 0.3"):
         assert told in str(caught.value)
-    assert "what" not in str(caught.value).split(":")[1]
+    assert "what was" not in str(caught.value)
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("text", ["[]\n", "no json\n", '{"what": "reason"}\n{"strange": 1}\n', "\xff\n"])
 def test_a_file_that_is_no_journal_is_refused_and_left_alone(tmp_path, text):
-    path = tmp_path / "records.jsonl"
+    out, path = tmp_path / "r.json", tmp_path / "r.records.jsonl"
     path.write_text(text, encoding="latin-1")
-    with pytest.raises(UserError, match=r"records\.jsonl"):
-        Journal(path, HEADER)
+    with pytest.raises(UserError, match=r"r\.records\.jsonl"):
+        Answers(out, HEADER)
     assert path.read_text(encoding="latin-1") == text
 
 
 def test_two_processes_do_not_write_one_journal(tmp_path):
-    path = tmp_path / "records.jsonl"
-    with Journal(path, HEADER), pytest.raises(UserError, match="Another process"):
-        Journal(path, HEADER)
-    Journal(path, HEADER).__exit__(None, None, None)
+    out = tmp_path / "r.json"
+    with Answers(out, HEADER), pytest.raises(UserError, match="Another process"):
+        Answers(out, HEADER)
+    Answers(out, HEADER).__exit__(None, None, None)
 
 
 def test_a_complete_journal_is_packed_and_read_again(tmp_path):
-    path = tmp_path / "records.jsonl"
-    with Journal(path, HEADER) as journal:
-        journal.add(record())
-        journal.pack()
+    out, path = tmp_path / "r.json", tmp_path / "r.records.jsonl"
+    with Answers(out, HEADER) as answers:
+        answers.add(record())
+        answers.pack()
     assert not path.exists()
-    with gzip.open(journal.packed, "rt") as file:
+    with gzip.open(tmp_path / "r.records.jsonl.gz", "rt") as file:
         assert json.loads(file.readline()) == HEADER
-    with pytest.raises(UserError, match="another command"):
-        Journal(path, {"what": "else"})
+    with pytest.raises(UserError, match="another measurement"):
+        Answers(out, {"what": "else"})
+    with Answers(out, HEADER) as answers:
+        assert list(answers.records.values()) == [record()]
     assert not path.exists()
-    with Journal(path, HEADER) as journal:
-        assert list(journal.records.values()) == [record()]
 
 
 # ---- figures --------------------------------------------------------------------------------------------------------

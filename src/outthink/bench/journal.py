@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,11 @@ class Journal:
             with gzip.open(self.packed, "rt", encoding="utf-8") as file:
                 records += self._parse(self.packed, _lines(self.packed, file))
         if self.path.is_file():
-            text = self.path.read_text(encoding="utf-8")
-            whole = text[: text.rfind("\n") + 1]
-            if whole != text:
-                self.path.write_text(whole, encoding="utf-8")
+            data = self.path.read_bytes()
+            whole = data[: data.rfind(b"\n") + 1]
+            if whole != data:
+                with self.path.open("r+b") as file:
+                    file.truncate(len(whole))
             records += self._parse(self.path, whole.splitlines())
         return records
 
@@ -55,7 +56,7 @@ class Journal:
         partial.replace(self.packed)
         self.path.unlink(missing_ok=True)
 
-    def _parse(self, path: Path, lines: list[str]) -> list[Json]:
+    def _parse(self, path: Path, lines: Sequence[str | bytes]) -> list[Json]:
         if not lines:
             return []
         try:
@@ -65,9 +66,7 @@ class Journal:
                 f"{path} holds something else than records: move it away, or name another --out."
             ) from error
         if header != self.header:
-            known = header if isinstance(header, dict) else {}
-            names = [name for name in {**self.header, **known} if known.get(name) != self.header.get(name)]
-            differing = "; ".join(f"{n} was {known.get(n)!r} and is {self.header.get(n)!r}" for n in names)
+            differing = _differences(header, self.header)
             raise UserError(
                 f"{path} holds records of another measurement ({differing}): move it away, or name another --out."
             )
@@ -79,3 +78,16 @@ def _lines(path: Path, file: Iterable[str]) -> list[str]:
         return list(file)
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no gzip file that can be read: move it away, or name another --out.") from error
+
+
+def _differences(before: Any, now: Any, where: str = "") -> str:
+    """What differs between two JSON values, as "NAME was X and is Y", a name for each level."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        told = [_differences(before.get(n), now.get(n), f"{where}.{n}" if where else n) for n in names]
+        return "; ".join(told)
+    return f"{where or 'the first line'} was {_told(before)} and is {_told(now)}"
+
+
+def _told(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else "nothing" if value is None else str(value)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import outthink
-from outthink.bench.reason.journal import Journal
+from outthink.bench.reason.journal import Answers
 from outthink.bench.reason.plan import Cell, GroundConfig, Progress, cells_of, check_budgets, draw_groups
 from outthink.bench.reason.run import Ground, Open, Stop, StoppedError, jobs_of, open_grounds
 from outthink.bench.reason.scale import scale_of
@@ -27,11 +27,6 @@ IN_FLIGHT = 8
 def in_flight(config: GroundConfig, wanted: int | None) -> int:
     """How many problems are answered at once: one where seconds are limited, for they are those of whoever waits."""
     return wanted or (1 if check_budgets(config.budgets) == "seconds" else IN_FLIGHT)
-
-
-def records_path(out: Path) -> Path:
-    """Where the records behind the result ``out`` are kept while they come; ``.gz`` is added once all are there."""
-    return out.with_suffix(".records.jsonl")
 
 
 def run(
@@ -61,7 +56,7 @@ async def _run(
         grounds = await open_grounds(stack, config.models, open_model, groups, config, config.verifiers)
         weights = {label: one.weights for label, one in grounds.items()}
         header = {"what": "reason", "version": outthink.__version__, "config": config.to_json(), "weights": weights}
-        journal = stack.enter_context(Journal(records_path(out), header))
+        journal = stack.enter_context(Answers(out, header))
         cells = {name: cells_of(name, config.strategies, config.verifiers, config.budgets) for name in grounds}
         for label, ground in grounds.items():
             ground.check(cells[label])
@@ -83,7 +78,7 @@ async def _run(
 def report(
     config: GroundConfig,
     cells: Sequence[Cell],
-    journal: Journal,
+    journal: Answers,
     models: dict[str, Any],
     complete: bool,
     progress: Progress,
@@ -107,7 +102,7 @@ def report(
     }
 
 
-def kept(journal: Journal) -> str:
+def kept(journal: Answers) -> str:
     """What is left of a run that was stopped, in words."""
     return f"{len(journal.records):,} answers are kept in {journal.path}, and the same command goes on from there."
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from outthink.bench.reason.journal import Journal, Record
+from outthink.bench.reason.journal import Answers, Record
 from outthink.bench.reason.pages import PageMeter
 from outthink.bench.reason.plan import Cell, Group, ModelSource, Problems, Progress
 from outthink.bench.reason.scale import UNKNOWN_TOKENS, Room, scale_of
@@ -125,7 +125,7 @@ class Ground:
                 )
 
     async def measure(
-        self, jobs: Sequence[Job], journal: Journal, concurrency: int, stop: Stop, progress: Progress
+        self, jobs: Sequence[Job], journal: Answers, concurrency: int, stop: Stop, progress: Progress
     ) -> None:
         """Answer all of ``jobs``, ``concurrency`` at a time, and journal each as it is over."""
         waiting, total = iter(jobs), sum(_weight(job.cell) for job in jobs)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import outthink
-from outthink.bench.reason.ground import IN_FLIGHT, facts_of, kept, machine, records_path
-from outthink.bench.reason.journal import Journal, Record
+from outthink.bench.reason.ground import IN_FLIGHT, facts_of, kept, machine
+from outthink.bench.reason.journal import Answers, Record
 from outthink.bench.reason.plan import Cell, Group, ModelSource, Problems, Progress, cells_of, check_labels, draw_groups
 from outthink.bench.reason.run import Job, Open, Stop, StoppedError, open_grounds
 from outthink.bench.reason.summary import exact_difference, mean_of
@@ -105,9 +105,7 @@ async def _run(
         grounds = await open_grounds(stack, sources, open_model, groups, config, config.verifiers)
         weights = {label: one.weights for label, one in grounds.items()}
         what = {"what": "small-vs-large", "version": outthink.__version__}
-        journal = stack.enter_context(
-            Journal(records_path(out), {**what, "config": config.to_json(), "weights": weights})
-        )
+        journal = stack.enter_context(Answers(out, {**what, "config": config.to_json(), "weights": weights}))
 
         async def measure(label: str, cells_for: Callable[[Group], Sequence[Cell]]) -> None:
             jobs = [Job(cell, g, i) for i in range(config.num_problems) for g in groups for cell in cells_for(g)]
@@ -136,7 +134,7 @@ def report(
     config: VersusConfig,
     groups: Sequence[Group],
     limits: dict[Group, dict[float, Budget]],
-    journal: Journal,
+    journal: Answers,
     progress: Progress,
 ) -> dict[str, Any]:
     """The result as plain JSON values, of the problems that are answered in every way."""
@@ -181,7 +179,7 @@ def _all_cells(config: VersusConfig, limits: dict[float, Budget]) -> list[Way]:
     return [*greedy, *(way for source in config.small for way in _cells(config, source.label, limits))]
 
 
-def _limits(config: VersusConfig, journal: Journal, group: Group) -> dict[float, Budget]:
+def _limits(config: VersusConfig, journal: Answers, group: Group) -> dict[float, Budget]:
     """Multiple to budget: of the mean FLOPs of the large model's greedy lines over all problems of the group."""
     key = Cell(config.large.label, GREEDY, None, NO_LIMIT).key
     records = [journal.records[*key, group.suite, group.difficulty, i] for i in range(config.num_problems)]
