@@ -21,6 +21,7 @@ from outthink.cli.options import (
     KeyOption,
     ModelOption,
     SeedOption,
+    VerifierOption,
     open_anywhere,
     read_settings,
 )
@@ -42,9 +43,7 @@ def solve(
     budget: Annotated[
         str | None, typer.Option("--budget", "-b", help="What may be spent: '4k tokens', '2.5 s', '8k, 10 s'.")
     ] = None,
-    verifier: Annotated[
-        str | None, typer.Option(help="Who judges lines, for strategies that ask: exact or likelihood.")
-    ] = None,
+    verifier: VerifierOption = None,
     n: Annotated[int | None, typer.Option("--n", "-n", help="How many lines, for strategies that sample many.")] = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="NAME=VALUE, an option of the strategy; repeatable.")
@@ -68,14 +67,14 @@ def solve(
     """
     # Everything that needs no model is checked before one is loaded.
     from outthink.reason.expression import is_expression, read_strategy
-    from outthink.verify import VERIFIERS
+    from outthink.verify import check_spec
 
     text, limits = read_text(problem, "problem"), Budget(budget)
     method, sampling = read_strategy(strategy), Sampling(temperature=temperature, seed=seed)
     options = read_settings(option or [], method.options) | ({} if n is None else {"n": n})
     method.check_options(options)
     if verifier is not None:
-        VERIFIERS.get(verifier)
+        check_spec(verifier)
     page = None if tree is None else output_file(tree)
 
     with ExitStack() as models:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import outthink.models
 from outthink.core.budget import Ledger
-from outthink.core.errors import CapabilityError, UnknownNameError, UserError
+from outthink.core.errors import CapabilityError, CheckpointError, UnknownNameError, UserError
 from outthink.core.sampling import Sampling
 from outthink.engine.engine import Costs, Engine
 from outthink.engine.thread import EngineThread
@@ -21,7 +21,8 @@ from outthink.kernels.step import Backend
 from outthink.lm.local import LocalLM
 from outthink.models.config import ModelConfig
 from outthink.models.flops import head_flops, prefill_flops
-from outthink.models.opened import MappedWeights, OpenedModel, open_model
+from outthink.models.hub import resolve_source
+from outthink.models.opened import MappedWeights, OpenedModel, open_model, read_config
 from outthink.scheduling import Limits
 
 if TYPE_CHECKING:
@@ -101,7 +102,11 @@ def load(
     and values in the compiled kernels.
     Raises CheckpointError and UserError as `outthink.models.checkpoint.load_model`.
     """
-    loaded, computed = open_backend(resolve(source), dtype, device, backend, kv_gib, weights, kv)
+    directory = resolve_source(resolve(source))
+    if (kind := read_config(directory).reward) is not None:
+        short = {"process": "prm", "outcome": "orm"}[kind]
+        raise CheckpointError(f"{directory} is a reward model: it judges lines, as --verifier {short}:{directory}.")
+    loaded, computed = open_backend(directory, dtype, device, backend, kv_gib, weights, kv)
     config = loaded.config
     costs = Costs(lambda start, count: prefill_flops(config, start, count), head_flops(config))
     engine = Engine(computed, loaded.tokenizer, costs, config.max_positions, limits)
@@ -109,8 +114,9 @@ def load(
 
 
 def bundled_models() -> list[str]:
-    """The names of the models in the package, the default first."""
-    found = {path.parent.name for path in BUNDLED.glob("*/config.json")}
+    """The names of the language models in the package, the default first."""
+    directories = [path.parent for path in BUNDLED.glob("*/config.json")]
+    found = [directory.name for directory in directories if read_config(directory).reward is None]
     return sorted(found, key=lambda name: (PREFERENCE.index(name) if name in PREFERENCE else len(PREFERENCE), name))
 
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from outthink.core.budget import Ledger
@@ -25,10 +25,13 @@ from outthink.lm.handle import Handle, open_handle
 from outthink.lm.local import encode_prompt
 from outthink.lm.model import open_backend
 from outthink.lm.protocol import Branch
-from outthink.models.checkpoint import LoadedModel
 from outthink.models.flops import head_flops, prefill_flops
+from outthink.models.opened import OpenedModel
 from outthink.models.tokenizer import Tokenizer
 from outthink.scheduling import Limits
+
+if TYPE_CHECKING:
+    from outthink.models.checkpoint import LoadedModel
 
 
 @dataclass(eq=False)
@@ -62,7 +65,7 @@ class RewardModel:
     ``kind`` is ``process`` or ``outcome``. Make one with `load_reward`.
     """
 
-    def __init__(self, loaded: LoadedModel, thread: EngineThread, engine: Engine) -> None:
+    def __init__(self, loaded: LoadedModel | OpenedModel, thread: EngineThread, engine: Engine) -> None:
         self.loaded, self.thread, self.engine = loaded, thread, engine
         self.tokenizer: Tokenizer = loaded.tokenizer
         self._places: WeakKeyDictionary[Thought, _Place] = WeakKeyDictionary()
@@ -190,7 +193,9 @@ def load_reward(
     return beside.companion((RewardModel, directory.resolve()), join)
 
 
-def _open(directory: Path, device: str, limits: Limits | None, backend: str) -> tuple[LoadedModel, Engine]:
+def _open(
+    directory: Path, device: str, limits: Limits | None, backend: str
+) -> tuple[LoadedModel | OpenedModel, Engine]:
     loaded, computed = open_backend(directory, "auto", device, backend, None)
     config = loaded.config
     costs = Costs(lambda start, count: prefill_flops(config, start, count), head_flops(config))
