@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from hf_models import make_hf_model
-from outthink.models.checkpoint import read_config
+from outthink.models.opened import read_config
 from outthink.models.transformer import Transformer
 
 LIMIT = 1.2
@@ -22,7 +22,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from outthink.kernels.reference.dense import dense_attend
-from outthink.models.checkpoint import load_model, read_config
+from outthink.models.checkpoint import load_model
+from outthink.models.opened import read_config
 from outthink.models.transformer import Transformer
 
 def resident(kind):

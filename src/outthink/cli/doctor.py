@@ -125,7 +125,7 @@ def _kernels() -> dict[str, Any]:
 def _models() -> dict[str, Any]:
     from outthink.kernels.cpu.extension import why_not
     from outthink.lm.model import BUNDLED, bundled_models
-    from outthink.models.checkpoint import read_config
+    from outthink.models.opened import read_config
 
     names, rows = bundled_models(), {}
     for number, name in enumerate(names):
