@@ -30,11 +30,14 @@ def quick(world, seed=0):
 
 
 def fits(counts, law, n):
-    """Whether ``counts`` of ``n`` draws pass a chi-square test against ``law``."""
-    keys = sorted(law, key=str)
+    """Whether ``counts`` of ``n`` draws pass a chi-square test against ``law``; rare outcomes are counted as one."""
     assert math.isclose(sum(law.values()), 1.0, abs_tol=1e-9)
-    assert not set(counts) - set(keys)
-    return chisquare([counts[k] for k in keys], [n * law[k] for k in keys]).pvalue > CHANCE
+    assert not set(counts) - set(law)
+    common = [key for key, p in law.items() if n * p >= 5]
+    seen, expected = [counts[key] for key in common], [n * law[key] for key in common]
+    if n - sum(expected) > 1e-6:
+        seen, expected = [*seen, n - sum(seen)], [*expected, n - sum(expected)]
+    return chisquare(seen, expected).pvalue > CHANCE
 
 
 # ---- budget forcing -------------------------------------------------------------------------------------------------
@@ -49,10 +52,10 @@ def spell(prefix):
 
 @functools.cache
 def forced_law_of(prefix):
-    """Logits that depend on the whole prefix; lines end with the first letter or two after the mark."""
+    """Logits that depend on the whole prefix; thinking ends early, and lines soon after their answer."""
     text = spell(prefix)
     answered = END_TAG in text and not text.endswith(END_TAG)
-    return RESTLESS(prefix) + np.array([0.0, 0.0, -2.0 * (END_TAG in text), 3.0 if answered else -1.5])
+    return RESTLESS(prefix) + np.array([0.0, 0.0, 1.5 - 3.5 * (END_TAG in text), 3.0 if answered else -1.5])
 
 
 def forced_answer(text):
@@ -96,7 +99,7 @@ def forced_law(least, most, waits, wait, answer, longest):
 
 @pytest.mark.parametrize(("least", "most", "waits", "wait"), [(0, 2, 4, "b"), (3, 4, 1, "b"), (4, 4, 3, "ab")])
 async def test_forced_lines_follow_the_enumerated_law(least, most, waits, wait):
-    longest, n = 7, 500
+    longest, n = 7, 800
     law = forced_law(least, most, waits, wait, END_TAG, longest)
     question = Question("a", forced_answer)
     lm = toy(LETTERS, CONTEXT, law=forced_law_of, seed=2)
@@ -106,8 +109,8 @@ async def test_forced_lines_follow_the_enumerated_law(least, most, waits, wait):
     counts[None] = n - len(found.candidates)
     assert fits(counts, law, n)
     other = forced_law(0, most, waits, wait, END_TAG, longest)
-    if least and waits:
-        assert not fits(counts, other | {k: 1e-12 for k in law if k not in other}, n), "lines were not made to think on"
+    if waits == 3:
+        assert not fits(counts, other, n), "lines were not made to think on"
 
 
 async def test_whatever_the_budget_there_is_an_answer_from_its_reserve_on():
@@ -297,7 +300,7 @@ async def test_lines_are_crossed_where_they_share_a_step():
     for _ in range(40):
         for place in meetings(one, two):
             async with Holding() as held:
-                child = await cross(one, two, *place, rng, held)
+                child = await cross(one, two, place, rng, held)
             seen.add(child.end.full_text.replace("\n", ""))
     assert seen == {"abc", "abca", "abcdb", "abcdbc", "abcdbca"}, "the first, then steps of the second"
 
@@ -312,7 +315,7 @@ async def test_no_room_for_what_is_crossed_in_is_no_error():
     with pytest.raises(PromptError):
         await one.end.feed("aaa\n")
     async with Holding() as held:
-        child = await cross(one, two, 2, 1, np.random.default_rng(0), held)
+        child = await cross(one, two, (2, 1), np.random.default_rng(0), held)
     assert child.end.full_text.startswith("a\na\nb\n")
 
 
@@ -334,7 +337,7 @@ def test_parents_are_drawn_by_fitness():
     for line in lines:
         line.scores = [-math.inf]
     assert {lines.index(draw_parents(lines, 1.0, rng)[0]) for _ in range(50)} == {0, 1, 2}, "all alike, all ruled out"
-    assert draw_parents([], 1.0, rng) == []
+    assert draw_parents([], 1.0, rng) is None
 
 
 async def test_the_best_distinct_lines_survive():

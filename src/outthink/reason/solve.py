@@ -102,8 +102,11 @@ def solve(
     with ExitStack() as stack:
 
         def opened(source: str | PathLike[str] | LanguageModel | None) -> LanguageModel:
-            named = source is None or isinstance(source, str | PathLike)
-            return stack.enter_context(load(source)) if named else source
+            if source is None or isinstance(source, str | PathLike):
+                return stack.enter_context(load(None if source is None else str(source)))
+            if not hasattr(source, "session"):
+                raise UserError(f"{source!r} is no model: give a directory, a name, or what `outthink.load` returned.")
+            return source
 
         def open_second(source: str | PathLike[str] | LanguageModel) -> LM:
             return opened(source).session()

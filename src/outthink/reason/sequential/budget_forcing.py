@@ -104,7 +104,7 @@ async def _line(question: Question, plan: Forcing, lm: LM) -> Branch:
         try:
             [tip] = held.add([await tip.feed(plan.answer)])
         except PromptError:
-            return step or tip
+            return step or await _finish(lm, plan, root, 0, held)
         return await _finish(lm, plan, tip, thought, held)
 
 

@@ -67,13 +67,12 @@ async def evolve(
         while len(lines) < n and not ledger.exhausted:
             starts = list[Trace]()
             for _ in range(min(population, _affordable(ledger, lines, n - len(lines), combine is not None))):
-                parents = draw_parents(alive, temperature, rng)
-                if not parents:
+                if not (parents := draw_parents(alive, temperature, rng)):
                     starts.append(Trace(root))
                 elif combine is not None:
                     starts.append(await _asked(question, lm, combine, parents, held))
                 elif rng.random() < crossing and (places := meetings(*parents)):
-                    starts.append(await cross(*parents, *places[rng.integers(len(places))], rng, held))
+                    starts.append(await cross(*parents, places[rng.integers(len(places))], rng, held))
                 else:
                     starts.append(mutate(parents[0], bad, rng))
             read = sum(len(tip.tokens) for start in starts for tip in start.tips if tip.finish is None)
@@ -88,15 +87,16 @@ async def evolve(
     return conclude(question, judge, lines, "finished")
 
 
-def draw_parents(alive: Sequence[Trace], temperature: float, rng: np.random.Generator) -> list[Trace]:
-    """Two lines drawn by exp(score / ``temperature``), different ones where there are; none where none is alive."""
+def draw_parents(alive: Sequence[Trace], temperature: float, rng: np.random.Generator) -> tuple[Trace, Trace] | None:
+    """Two lines drawn by exp(score / ``temperature``), different ones where there are; None where none is alive."""
     if len(alive) < 2:
-        return [*alive, *alive]
+        return (alive[0], alive[0]) if alive else None
     scores = np.array([line.score for line in alive])
     best = np.isclose(scores, scores.max()) if temperature == 0 or scores.max() == -math.inf else None
     weights = np.exp((scores - scores.max()) / temperature) if best is None else best.astype(float)
     weights = np.maximum(weights, 1e-12)  # so that there are two to draw
-    return [alive[i] for i in rng.choice(len(alive), 2, replace=False, p=weights / weights.sum())]
+    one, two = rng.choice(len(alive), 2, replace=False, p=weights / weights.sum())
+    return alive[one], alive[two]
 
 
 def mutate(parent: Trace, bad: float, rng: np.random.Generator) -> Trace:
@@ -117,8 +117,9 @@ def meetings(one: Trace, two: Trace) -> list[tuple[int, int]]:
     ]
 
 
-async def cross(one: Trace, two: Trace, i: int, j: int, rng: np.random.Generator, held: Holding) -> Trace:
+async def cross(one: Trace, two: Trace, place: tuple[int, int], rng: np.random.Generator, held: Holding) -> Trace:
     """``one`` up to step i, then steps of ``two`` after its step j: one of them at least, and not the last."""
+    i, j = place
     child = one.upto(i + 1)
     for step in two.tips[j + 1 : int(rng.integers(j + 2, len(two.tips)))]:
         try:

@@ -76,6 +76,7 @@ async def _line(
     async with await JointLM(lm, draft).root(question.prompt) as root, Holding() as held:
         tip, length = root, 0
         while True:
+            assert isinstance(tip, JointBranch)
             until = segmenter.until(longest - length)
             try:
                 [step] = held.add(await tip.by(SMALL).extend(1, until))
@@ -88,7 +89,6 @@ async def _line(
                 if step is not tip:
                     step.thought.fate = "rewritten by the large model"
                 [step] = held.add(await tip.by(LARGE).extend(1, until))
-            assert isinstance(step, JointBranch)
             tip, length = step, length + len(step.tokens)
             whole = segmenter.is_whole(question, tip, until)
             if whole or tip.finish == "budget" or length >= longest:

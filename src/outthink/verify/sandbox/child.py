@@ -117,7 +117,7 @@ def forbid_processes() -> None:
     ends = {"allow": 0x7FFF0000, "refuse": 0x50000 | errno.EPERM, "missing": 0x50000 | errno.ENOSYS, "kill": 0x80000000}
     places = {end: len(program) + number for number, end in enumerate(ends)}
     jumps = [
-        (code, *(places[to] - at - 1 if to else 0 for to in (true, false)), operand)
+        (code, places[true] - at - 1 if true else 0, places[false] - at - 1 if false else 0, operand)
         for at, (code, operand, true, false) in enumerate(program)
     ]
     _install([*jumps, *((give, 0, 0, value) for value in ends.values())])
