@@ -78,7 +78,12 @@ def coverage(
 
         config = CoverageConfig(suite, steps, num_problems, num_samples, temperature, seed, minutes)
         stop = threading.Event()
-        with bar() as show, first_interrupt(stop.set):
+
+        def finish() -> None:
+            stop.set()
+            err().print("finishing the problems in flight; ctrl-C again to drop them", style="yellow")
+
+        with bar() as show, first_interrupt(finish):
             result = run(loaded, config, output, show, stop.is_set)
     if not result["cells"]:
         raise UserError("Stopped before the first problem was finished; the same command begins again.")
