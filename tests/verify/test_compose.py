@@ -12,6 +12,7 @@ from outthink.core.errors import CapabilityError, UserError
 from outthink.core.question import Question
 from outthink.core.sampling import Sampling, Until
 from outthink.lm.toy import ToyLM, random_law
+from outthink.reason.solve import TOP_LOGPROBS, think
 from outthink.verify.compose import Mixture, Product, Staged, Threshold
 from outthink.verify.confidence import Entropy, TokenConfidence
 
@@ -165,3 +166,18 @@ async def test_without_log_probabilities_they_say_what_to_ask_for(verifier):
         await verifier.score(QUESTION, lines, Ledger())
     assert not verifier.accepts(0.0)
     verifier.require(QUESTION)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("confidence", TokenConfidence), ("entropy", Entropy)])
+async def test_by_name_they_have_likely_tokens_noted_themselves(name, kind):
+    """As when they are asked for by hand, with as many tokens noted; the lines are the same."""
+    asked = Question("ab", lambda text: text[-1:] or None)
+
+    def toy(top):
+        return ToyLM(random_law(3, 4), "abc", Ledger(), Sampling(seed=2, top_logprobs=top), context=9)
+
+    by_name = await think(asked, toy(0), "best-of-n", name, n=6)
+    by_hand = await think(asked, toy(TOP_LOGPROBS), "best-of-n", kind(), n=6)
+    assert [(c.text, c.log_weight) for c in by_name.candidates] == [(c.text, c.log_weight) for c in by_hand.candidates]
+    fewer = await think(asked, toy(2), "best-of-n", name, n=6)
+    assert [c.log_weight for c in fewer.candidates] != [c.log_weight for c in by_hand.candidates]

@@ -41,8 +41,8 @@ VerifierOption = Annotated[
         "--verifier",
         help="Who judges lines, for the strategies that ask: exact (the task's own checker), step-oracle (it knows the "
         "truth of partial lines too), prm[:DIRECTORY][:last|min|product|mean] and orm[:DIRECTORY] (reward models), "
-        "likelihood, self-evaluation, pairwise[:RIVALS] (the model itself), code (the examples in the problem, run), "
-        "z3 (the problem as a formula).",
+        "likelihood, confidence, entropy, self-evaluation, pairwise[:RIVALS] (the model itself), code (the examples in "
+        "the problem, run), z3 (the problem as a formula).",
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1.")]

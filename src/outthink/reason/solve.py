@@ -22,8 +22,10 @@ from outthink.lm.source import LanguageModel
 from outthink.reason.expression import read_strategy
 from outthink.tasks.problem import Problem
 from outthink.verify import Verifier, opened
-from outthink.verify.needs import check_model
+from outthink.verify.needs import check_model, needs_of
 from outthink.verify.unit_tests import UnitTests, parse_program
+
+TOP_LOGPROBS = 8  # how many likely tokens are noted where a verifier reads them and nobody said how many
 
 
 def ask(problem: str | Problem | Question, *, chat: bool = True) -> Question:
@@ -67,6 +69,8 @@ async def think(
     async with opened(verifier, lm) as judge:
         if judge is not None:
             judge.require(question)
+            if "top_log_probs" in needs_of(judge) and not lm.sampling.top_logprobs:
+                lm = lm.with_sampling(replace(lm.sampling, top_logprobs=TOP_LOGPROBS))
         check_model(lm, method, judge)
         posterior = await method.run(question, lm, judge, lm.ledger, **options)
     cut = lm.ledger.exhausted or any(thought.finish == "budget" for thought in lm.tree.walk())

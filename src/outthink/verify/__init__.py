@@ -32,6 +32,8 @@ VERIFIERS: Registry[type[Verifier]] = Registry(
     "outthink.verifiers",
     {
         "code": "outthink.verify.unit_tests:CodeTests",
+        "confidence": "outthink.verify.confidence:TokenConfidence",
+        "entropy": "outthink.verify.confidence:Entropy",
         "exact": "outthink.verify.exact:ExactChecker",
         "likelihood": "outthink.verify.likelihood:Likelihood",
         "orm": "outthink.verify.reward:OutcomeReward",

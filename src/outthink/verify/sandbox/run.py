@@ -62,9 +62,14 @@ class Sandbox:
     def check(self) -> None:
         """Raise CapabilityError where this machine cannot keep what a sandbox promises. Takes a tenth of a second."""
         with tempfile.TemporaryDirectory(prefix="outthink-") as place:
-            subprocess.run(  # noqa: S603  (our own child, and no shell)
-                self._command(place), input=b"pass", capture_output=True, env={}, check=False, timeout=START_S
-            )
+            try:
+                subprocess.run(  # noqa: S603  (our own child, and no shell)
+                    self._command(place), input=b"pass", capture_output=True, env={}, check=False, timeout=START_S
+                )
+            except subprocess.TimeoutExpired as error:
+                raise CapabilityError(
+                    f"A sandbox did not start within {START_S:g} s; the machine is too busy."
+                ) from error
             self._refuse(place)
 
     async def run(self, program: str) -> Outcome:
