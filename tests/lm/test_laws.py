@@ -6,7 +6,7 @@ import pytest
 
 from outthink.core.budget import Ledger
 from outthink.core.sampling import Sampling
-from outthink.lm.laws import check_lm
+from outthink.lm.laws import asides_leave_no_trace, branches_are_released_with_all_below, check_lm
 from outthink.lm.toy import ToyBranch, ToyLM, random_law
 
 
@@ -103,6 +103,37 @@ MUTANTS = {
 async def test_laws_catch_a_broken_model(name):
     with pytest.raises(AssertionError):
         await check_lm(lambda ledger, sampling: MUTANTS[name](random_law(5, 4), "abc", ledger, sampling), "abca")
+
+
+class _SpeaksUpAside(ToyBranch):
+    async def aside(self, ledger):
+        return self
+
+
+class _AsideOnItsOwnBill(ToyBranch):
+    async def aside(self, ledger):
+        return await super().aside(self._lm.ledger)
+
+
+class _ReleasedTooSoon(ToyBranch):
+    async def close(self):
+        self._hold._count = 1
+        await super().close()
+
+
+class _NeverReleased(ToyBranch):
+    def when_released(self, action):
+        pass
+
+
+BROKEN_BRANCHES = [_SpeaksUpAside, _AsideOnItsOwnBill, _ReleasedTooSoon, _NeverReleased]
+
+
+@pytest.mark.parametrize("kind", BROKEN_BRANCHES)
+async def test_laws_of_asides_and_releases_catch_a_broken_branch(kind, monkeypatch):
+    monkeypatch.setattr("outthink.lm.toy.ToyBranch", kind)
+    with pytest.raises(AssertionError):
+        await check_lm(toy, "abca", laws=[asides_leave_no_trace, branches_are_released_with_all_below])
 
 
 @pytest.mark.parametrize("kind", [_Overspends, _GrowsInPlace, _RoundsLogProbs, _IgnoresMaxTokens])

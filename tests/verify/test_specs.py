@@ -1,4 +1,4 @@
-"""Verifiers by name, as commands and `solve` take them: found, opened beside the policy, closed again; clear mistakes."""
+"""Verifiers by name, as commands and `solve` take them: found, opened beside the policy, closed; clear mistakes."""
 
 import json
 import shutil

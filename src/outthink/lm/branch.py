@@ -16,6 +16,35 @@ from outthink.core.thought import Thought
 from outthink.lm.protocol import Branch, OnToken
 
 
+class Hold:
+    """Who still needs a branch: itself until it is closed, and every child of which that can be said."""
+
+    def __init__(self, above: Hold | None) -> None:
+        self._count, self._actions = 1, list[Callable[[], None]]()
+        self._above = above if above is not None and above._count else None
+        if self._above is not None:
+            self._above._count += 1
+
+    def when_released(self, action: Callable[[], None]) -> None:
+        """Have ``action`` called once nobody needs the branch; at once where that is so."""
+        if self._count:
+            self._actions.append(action)
+        else:
+            action()
+
+    def let_go(self) -> None:
+        """One fewer needs it, and where it was the last, one fewer the branch above."""
+        hold: Hold | None = self
+        while hold is not None:
+            hold._count -= 1
+            if hold._count:
+                return
+            actions, hold._actions = hold._actions, []
+            for action in actions:
+                action()
+            hold = hold._above
+
+
 class BaseBranch(ABC):
     """Book-keeping of a branch; subclasses add what computes, and keep the `LM` that they belong to in ``_lm``."""
 
@@ -32,11 +61,7 @@ class BaseBranch(ABC):
         self.ended = False
         self.closed = False
         self._num_children = 0
-        self._num_holders = 1  # itself until it is closed, and the children that have any
-        self._on_release: list[Callable[[], None]] = []
-        self._holds = parent if parent is not None and parent._num_holders else None
-        if self._holds is not None:
-            self._holds._num_holders += 1
+        self._hold = Hold(None if parent is None else parent._hold)
 
     @abstractmethod
     async def extend(
@@ -66,15 +91,12 @@ class BaseBranch(ABC):
         self.refuse_if_closed("ask aside")
         view = copy(self)
         view._lm = self._lm.with_ledger(ledger)
-        view.thought, view._num_children, view._num_holders, view._on_release = Thought(), 0, 1, []
+        view.thought, view._num_children, view._hold = Thought(), 0, Hold(None)
         return view
 
     def when_released(self, action: Callable[[], None]) -> None:
         """See `Branch.when_released`."""
-        if self._num_holders:
-            self._on_release.append(action)
-        else:
-            action()
+        self._hold.when_released(action)
 
     @property
     def full_text(self) -> str:
@@ -106,19 +128,7 @@ class BaseBranch(ABC):
         """Give the branch up; closing twice does nothing."""
         if not self.closed:
             self.closed = True
-            self._let_go()
-
-    def _let_go(self) -> None:
-        """One holder fewer, here and, where it was the last, in the parent."""
-        branch: BaseBranch | None = self
-        while branch is not None:
-            branch._num_holders -= 1
-            if branch._num_holders:
-                return
-            actions, branch._on_release = branch._on_release, []
-            for action in actions:
-                action()
-            branch = branch._holds
+            self._hold.let_go()
 
     async def __aenter__(self) -> Branch:
         return self

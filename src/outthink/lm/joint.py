@@ -15,6 +15,7 @@ from outthink.core.question import Prompt
 from outthink.core.rng import mix
 from outthink.core.sampling import Sampling, Until
 from outthink.core.thought import Thought
+from outthink.lm.branch import Hold
 from outthink.lm.protocol import LM, Branch, OnToken
 
 
@@ -60,11 +61,12 @@ class _Ways:
     the tokens that it was handed and has not computed.
     """
 
-    def __init__(self, prompt: Prompt, author: int, written: Branch) -> None:
+    def __init__(self, prompt: Prompt, author: int, written: Branch, above: _Ways | None = None) -> None:
         self.prompt, self.author, self.written = prompt, author, written
         self.open, self.unread = {author: written}, {author: 0}
         self.opening = asyncio.Lock()
         self.closed = False
+        self.hold = Hold(None if above is None else above.hold)
 
 
 class JointBranch:
@@ -151,12 +153,14 @@ class JointBranch:
         return await (await self._way()).aside(ledger)
 
     def when_released(self, action: Callable[[], None]) -> None:
-        """See `Branch.when_released`; what other models wrote below does not count."""
-        self._ways.written.when_released(action)
+        """See `Branch.when_released`."""
+        self._ways.hold.when_released(action)
 
     async def close(self) -> None:
         """See `Branch.close`."""
-        self._ways.closed = True
+        if not self._ways.closed:
+            self._ways.closed = True
+            self._ways.hold.let_go()
         for way in self._ways.open.values():
             await way.close()
 
@@ -169,7 +173,7 @@ class JointBranch:
         await self.close()
 
     def _child(self, written: Branch) -> JointBranch:
-        return JointBranch(self._lm, self, _Ways(self._ways.prompt, self.writer, written), self.writer)
+        return JointBranch(self._lm, self, _Ways(self._ways.prompt, self.writer, written, self._ways), self.writer)
 
     def _adopt(self, way: Branch) -> None:
         """Record what grew from ``way`` below this branch: what a model was handed is no thought of its own."""

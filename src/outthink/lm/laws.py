@@ -327,6 +327,43 @@ def _close(what: str, got: object, expected: object, case: _Case) -> None:
     assert same, f"{what}: {a} differs from {b}"
 
 
+async def asides_leave_no_trace(case: _Case) -> None:
+    """What is asked of a branch aside is on another bill, in no tree, and changes none of the branch's children."""
+    grown: list[list[tuple[int, ...]]] = []
+    for ask in (False, True):
+        lm, root = await case.root()
+        [child] = await root.extend(1, case.until)
+        before, size = lm.ledger.bill, len(list(lm.tree.walk()))
+        if ask:
+            apart = Ledger()
+            fed = await (await root.aside(apart)).feed(list(child.tokens) or [0])
+            await fed.score([0])
+            await fed.close()
+            assert apart.bill.tokens > 0, "what was asked aside was not charged where it should be"
+        assert lm.ledger.bill.tokens == before.tokens, "what was asked aside was charged to the branch's own ledger"
+        assert len(list(lm.tree.walk())) == size, "what was asked aside is in the recorded tree"
+        grown.append([tuple(other.tokens) for other in await root.extend(3, case.until)])
+    assert grown[0] == grown[1], f"children are {grown[1]} after something was asked aside, and else {grown[0]}"
+
+
+async def branches_are_released_with_all_below(case: _Case) -> None:
+    """Whoever waits for a branch to be released hears of it once it and all below it are closed, and then at once."""
+    _, root = await case.root()
+    first, second = await root.extend(2, case.until)
+    released: list[str] = []
+    root.when_released(lambda: released.append("root"))
+    first.when_released(lambda: released.append("first"))
+    await root.close()
+    assert not released, "a branch was released while its children were open"
+    await first.close()
+    assert released == ["first"], f"one of two children was closed, and {released} released"
+    await second.close()
+    await second.close()
+    assert released == ["first", "root"], f"all are closed, and {released} released"
+    root.when_released(lambda: released.append("late"))
+    assert released[2:] == ["late"], "what comes after the release is not told of it"
+
+
 LAWS: tuple[Law, ...] = (
     prefixes_are_immutable,
     extending_is_deterministic,
@@ -339,6 +376,8 @@ LAWS: tuple[Law, ...] = (
     cancelling_leaves_the_rest_alone,
     cancelling_stops_the_bill,
     another_ledger_pays,
+    asides_leave_no_trace,
+    branches_are_released_with_all_below,
     texts_are_shown_as_they_grow,
     time_is_kept,
     flops_are_kept,

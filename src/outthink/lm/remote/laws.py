@@ -10,6 +10,7 @@ _EXACT = (  # a text that is read again may fall into other tokens, and an end t
     laws.scores_are_sums_of_log_probabilities,
     laws.fed_text_is_a_prefix_like_any_other,
     laws.another_ledger_pays,
+    laws.asides_leave_no_trace,
 )
 _SCORING = (laws.prefixes_are_immutable, laws.budgets_are_kept)
 
@@ -27,7 +28,7 @@ def laws_of(model: RemoteModel) -> tuple[Law, ...]:
     kept = dict.fromkeys(_EXACT, exact and route.echoes)
     kept |= dict.fromkeys(_SCORING, route.echoes and route.continues)
     alone = not (server.together and route.many)
-    kept[laws.another_ledger_pays] = exact and alone
+    kept[laws.another_ledger_pays] = kept[laws.asides_leave_no_trace] = exact and alone
     kept[laws.extending_is_deterministic] = route.seeds and alone
     kept[laws.budgets_are_charged_once] = exact and route.caches and bool(server.flops)
     kept[laws.flops_are_kept] = route.stream is not None and bool(server.flops)
