@@ -67,9 +67,7 @@ class Sandbox:
                     self._command(place), input=b"pass", capture_output=True, env={}, check=False, timeout=START_S
                 )
             except subprocess.TimeoutExpired as error:
-                raise CapabilityError(
-                    f"A sandbox did not start within {START_S:g} s; the machine is too busy."
-                ) from error
+                raise CapabilityError(f"A sandbox took over {START_S:g} s to start: is the machine busy?") from error
             self._refuse(place)
 
     async def run(self, program: str) -> Outcome:
