@@ -49,8 +49,8 @@ def drawing(source):
 @pytest.fixture
 def opened(drawing, monkeypatch):
     """The same, where no pictures are drawn: they take most of the time of a small run."""
-    monkeypatch.setattr("outthink.bench.reason.picture.draw", lambda result, out: [])
-    monkeypatch.setattr("outthink.bench.reason.versus_picture.draw", lambda result, path: path)
+    monkeypatch.setattr("outthink.bench.reason.ground.draw", lambda result, out: [])
+    monkeypatch.setattr("outthink.bench.reason.versus.draw", lambda result, path: path)
     return drawing
 
 

@@ -15,8 +15,8 @@ SMALL = ["-s", "greedy,vote", "--suite", "arithmetic", "-d", "0.1", "-b", "80,20
 
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch):
-    monkeypatch.setattr("outthink.bench.reason.picture.draw", lambda result, out: [])
-    monkeypatch.setattr("outthink.bench.reason.versus_picture.draw", lambda result, path: path)
+    monkeypatch.setattr("outthink.bench.reason.ground.draw", lambda result, out: [])
+    monkeypatch.setattr("outthink.bench.reason.versus.draw", lambda result, path: path)
 
 
 def test_the_table_and_the_json_say_the_same(run, model, tmp_path):
@@ -115,6 +115,35 @@ def test_mistakes_are_told_before_a_model_is_loaded(run, arguments, named):
     assert ran.err.startswith("error: ")
     for text in named:
         assert text in ran.err
+
+
+def test_a_result_is_drawn_again_from_its_json_alone(run, model, tmp_path):
+    command = [
+        "bench",
+        "reason",
+        "-m",
+        model,
+        "-s",
+        "greedy",
+        "--suite",
+        "arithmetic",
+        "-d",
+        "0.1",
+        "-b",
+        "80",
+        "-n",
+        1,
+    ]
+    assert run(*command, "--backend", "reference", "-o", tmp_path / "r.json").code == 0
+    moved = tmp_path / "elsewhere.json"
+    (tmp_path / "r.json").rename(moved)
+    assert run("bench", "draw", moved).code == 0
+    assert moved.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+    for text in ("[1]", '{"what": "else"}', "no json"):
+        moved.write_text(text)
+        ran = run("bench", "draw", moved)
+        assert ran.code == 2
+        assert "elsewhere.json" in ran.err
 
 
 def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch):

@@ -151,6 +151,28 @@ def small_vs_large(
     tell_files(output, result["complete"])
 
 
+def draw(
+    result: Annotated[Path, typer.Argument(help="A JSON file that `bench reason` or `bench small-vs-large` wrote.")],
+) -> None:
+    """Draw the pictures of a result again, from its JSON alone."""
+    import json
+
+    from outthink.bench.reason import picture, versus_picture
+
+    try:
+        told = json.loads(result.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"Cannot read {result}: {error}.") from error
+    match told.get("what") if isinstance(told, dict) else None:
+        case picture.WHAT:
+            written = picture.draw(told, result)
+        case versus_picture.WHAT:
+            written = [versus_picture.draw(told, result.with_suffix(".png"))]
+        case _:
+            raise UserError(f"{result} is no result of `bench reason` or `bench small-vs-large`.")
+    err().print(Text(", ".join(map(str, written)), style="dim"), soft_wrap=True)
+
+
 def split(text: str | None, option: str) -> list[str]:
     """The parts of ``text`` between commas that stand in no brackets; none of None.
 

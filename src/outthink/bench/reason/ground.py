@@ -16,6 +16,7 @@ from typing import Any
 
 import outthink
 from outthink.bench.reason.journal import Answers
+from outthink.bench.reason.picture import WHAT, draw
 from outthink.bench.reason.plan import Cell, GroundConfig, Progress, cells_of, check_budgets, draw_groups
 from outthink.bench.reason.run import Ground, Open, Stop, StoppedError, jobs_of, open_grounds
 from outthink.bench.reason.scale import scale_of
@@ -88,7 +89,7 @@ def report(
     if not any(table.values()):
         raise StoppedError(f"Stopped before any problem was answered in every cell: {kept(journal)}")
     return {
-        "what": "accuracy of strategies at equal budgets",
+        "what": WHAT,
         "command": " ".join(["outthink", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "complete": complete,
@@ -109,8 +110,6 @@ def kept(journal: Answers) -> str:
 
 def write(result: dict[str, Any], out: Path) -> list[Path]:
     """Write the result and its pictures; the files written."""
-    from outthink.bench.reason.picture import draw
-
     out.write_text(json.dumps(result, indent=1) + "\n")
     return [out, *draw(json.loads(json.dumps(result)), out)]
 

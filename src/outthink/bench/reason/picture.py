@@ -9,6 +9,7 @@ from typing import Any
 
 from outthink.bench.reason.summary import ORACLES, OVERALL, frontier
 
+WHAT = "accuracy of strategies at equal budgets"
 AXES = {
     "tokens": "tokens a problem (prompt and all branches)",
     "flops": "FLOPs a problem",
@@ -100,6 +101,7 @@ def _multiples(result: dict[str, Any], model: str, scopes: Sequence[str], path: 
     for number, (axis, scope) in enumerate(zip(axes.flat, scopes, strict=False)):
         own = [point for point in points if point["scope"] == scope]
         _panel(axis, result, own, styles, bars=False)
+        _mark_frontier(axis, result, own)
         axis.tick_params(labelbottom=number + columns >= len(scopes))  # where no panel is below
         axis.set_title(f"{scope.partition(':')[2]}, n = {_count(own, model)}", fontsize=9)
     figure.supxlabel(AXES[cost_axis(result)], fontsize=10)
@@ -126,7 +128,7 @@ def _panel(axis: Any, result: dict[str, Any], points: Sequence[dict[str, Any]], 
             colour = styles(curve)["color"]
             shifted = [cost * shift for cost in costs]
             axis.errorbar(shifted, values, yerr=[below, above], fmt="none", ecolor=colour, alpha=0.3, lw=0.8, zorder=2)
-    axis.set_ylim(0, 1.02)
+    axis.set_ylim(-0.02, 1.03)
     if any(point[key] > 0 for point in points):
         axis.set_xscale("log")
         round_ticks(axis.xaxis)
@@ -151,7 +153,7 @@ def _mark_frontier(axis: Any, result: dict[str, Any], points: Sequence[dict[str,
         if best:
             label = "frontier" + (", verifiers that know the truth" if truth else "")
             x, y = zip(*best, strict=True)
-            axis.plot(x, y, color="0.55" if not truth else "0.8", lw=7, alpha=0.45, zorder=1, label=label)
+            axis.plot(x, y, color="0.55" if not truth else "0.8", lw=6, alpha=0.45, zorder=1, label=label)
 
 
 def _legend(figure: Any, axes: Any, rows: int) -> None:

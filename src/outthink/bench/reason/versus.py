@@ -18,6 +18,7 @@ from outthink.bench.reason.journal import Answers, Record
 from outthink.bench.reason.plan import Cell, Group, ModelSource, Problems, Progress, cells_of, check_labels, draw_groups
 from outthink.bench.reason.run import Job, Open, Stop, StoppedError, open_grounds
 from outthink.bench.reason.summary import exact_difference, mean_of
+from outthink.bench.reason.versus_picture import WHAT, draw
 from outthink.core.budget import Budget
 from outthink.core.errors import UserError
 from outthink.core.estimate import Estimate, proportion
@@ -96,8 +97,6 @@ def run(
 async def _run(
     config: VersusConfig, out: Path, open_model: Open, concurrency: int, stop: Stop, progress: Progress
 ) -> dict[str, Any]:
-    from outthink.bench.reason.versus_picture import draw
-
     groups = draw_groups(config, progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
@@ -151,7 +150,7 @@ def report(
     if not rows:
         raise StoppedError(f"Stopped before any problem was answered in every way: {kept(journal)}")
     return {
-        "what": "small models that think against a large one's greedy line, at equal FLOPs",
+        "what": WHAT,
         "command": " ".join(["outthink", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "complete": complete,

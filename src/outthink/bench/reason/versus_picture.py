@@ -8,6 +8,7 @@ from typing import Any
 
 from outthink.bench.reason.picture import Styles, label_of, pyplot, round_ticks
 
+WHAT = "small models that think against a large one's greedy line, at equal FLOPs"
 LARGE = {"color": "black", "marker": "*", "markersize": 13, "linestyle": "none", "zorder": 4}
 Place = tuple[str, float | None]
 
@@ -58,7 +59,7 @@ def _accuracy(axis: Any, rows: Sequence[dict[str, Any]], large: str, styles: Sty
         style = styles(curve)
         axis.plot(flops, values, ms=4.5, lw=1.4, label=label_of(curve), zorder=3, **style)
         axis.errorbar(flops, values, yerr=_bars(own, "accuracy"), fmt="none", ecolor=style["color"], alpha=0.3, lw=0.8)
-    axis.set(xscale="log", ylim=(0, 1.02))
+    axis.set(xscale="log", ylim=(-0.02, 1.03))
     round_ticks(axis.xaxis)
     axis.grid(alpha=0.25)
 
@@ -76,7 +77,7 @@ def _differences(
                       color=style["color"], ms=5, lw=1.2, capsize=2)  # fmt: skip
     axis.axhline(0, color="black", lw=1)
     low, high = axis.get_ylim()
-    axis.set_ylim(min(low, -0.05), max(high, 0.05))
+    axis.set_ylim(max(min(low, -0.05), -1.02), min(max(high, 0.05), 1.02))
     axis.axhspan(axis.get_ylim()[0], 0, color="0.93", zorder=0)
     axis.text(0.005, 0.02, f"{large}'s greedy line is better", transform=axis.transAxes, fontsize=8, color="0.35")
     axis.text(0.005, 0.95, "thinking is better", transform=axis.transAxes, fontsize=8, color="0.35")
