@@ -119,6 +119,8 @@ async def test_a_text_that_cannot_be_continued_is_written_anew_unless_it_was_sho
         object.__setattr__(route, "stream", None)
 
 
+SEVENTH = b'data: {"choices": [{"index": 7, "text": "x"}]}\n\n'
+TOO_LONG = b'data: {"error": {"message": "too long", "code": 400}}\n\n'
 HOPELESS = {
     "always fails": ([failing(500)] * 3, ServerFailedError, r"HTTP 500\): out of memory. Look at .* Gave up after 3"),
     "never has room": ([failing(429)] * 3, BusyError, "lower the concurrency"),
@@ -131,15 +133,11 @@ HOPELESS = {
     "sends an array": ([Fault(status=200, body=b"[1]")] * 3, GarbledError, "where an object was to come"),
     "sends a huge line": ([Fault(raw_after=(1, b"data: " + b"x" * 20_000))], UnusableResponseError, "more than"),
     "sends a huge body": ([Fault(status=200, body=b" " * 20_000)], UnusableResponseError, "more than"),
-    "sends text 7 of 1": (
-        [Fault(raw_after=(1, b'data: {"choices": [{"index": 7, "text": "x"}]}\n\n'))], UnusableResponseError, "text 7 of 1"
-    ),
+    "sends text 7 of 1": ([Fault(raw_after=(1, SEVENTH))], UnusableResponseError, "text 7 of 1"),
     "redirects": ([Fault(status=302, headers={"Location": "http://a/v1"})], UnusableResponseError, "http://a/v1"),
     "refuses the request": ([failing(400)], RequestRefusedError, "out of memory"),
     "has lost the route": ([failing(404)], NoSuchRouteError, "base URL"),
-    "refuses midway": (
-        [Fault(raw_after=(1, b'data: {"error": {"message": "too long", "code": 400}}\n\n'))], RequestRefusedError, "too long"
-    ),
+    "refuses midway": ([Fault(raw_after=(1, TOO_LONG))], RequestRefusedError, "too long"),
 }  # fmt: skip
 
 
@@ -156,7 +154,7 @@ def strict(every_served):
 async def test_a_server_that_stays_silent_is_a_typed_error(serving):
     served = serving("all", **IMPATIENT)
     served.fake.faults.extend([Fault(wait_s=30.0)] * 3)
-    with pytest.raises(StalledError, match="No answer from .* Gave up after 3 attempts"):
+    with pytest.raises(StalledError, match=r"No answer from .* Gave up after 3 attempts"):
         await grow(served)
 
 
@@ -207,7 +205,7 @@ async def test_a_wrong_key_is_refused_and_never_shown(served):
 
 async def test_an_unknown_model_is_named(served):
     served.fake.offer.models = ("another",)
-    with pytest.raises(UnknownModelError, match="serves no model 'fake'.*--model"):
+    with pytest.raises(UnknownModelError, match=r"serves no model 'fake'.*--model"):
         await grow(served)
 
 

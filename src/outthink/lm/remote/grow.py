@@ -133,7 +133,7 @@ class _Work:
     async def _write(self, group: list[Growing], patience: Patience) -> None:
         """Have the children of one request written, in as many attempts as it takes."""
         while todo := [child for child in group if not child.over]:
-            if len(todo) > 1 and any(child.drawn for child in todo):
+            if len(todo) > 1 and (self.server.ignores_n or any(child.drawn for child in todo)):
                 await _each(self._write([child], patience) for child in todo)
                 return
             try:
