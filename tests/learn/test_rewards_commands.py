@@ -70,7 +70,17 @@ def test_the_commands_from_labels_to_figures(tmp_path: Path) -> None:
     code, out, _ = run("compare", *labels.values(), "-o", tmp_path / "compared.json")
     assert code == 0 and "monte-carlo" in out and "binary-search" in out
     assert (tmp_path / "compared.png").stat().st_size > 1000
-    small = ("--set", "epochs=1", "--set", "compile=false", "--set", "processes=1", "--json")
+    small = (
+        "--set",
+        "widths=64,128",
+        "--set",
+        "micro_tokens=256",
+        "--set",
+        "epochs=1",
+        "--set",
+        "processes=1",
+        "--json",
+    )
     code, out, _ = run("train", "--labels", labels["monte-carlo"], "--model", model, *small, "-o", tmp_path / "prm")
     assert code == 0 and json.loads(out)["figures"]["marks"] > 12
     judged = ("--model", model, "-n", 6, "--lines", 2, *easy, "-o", tmp_path / "judged.json")

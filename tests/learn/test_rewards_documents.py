@@ -61,7 +61,7 @@ def test_labels_sit_on_line_feeds_and_end_tokens() -> None:
     tokenizer = next(iter(TOKENIZERS.values()))
     [line_feed] = tokenizer.encode("\n").ids
     found = [LabelledProblem(i, p, (line_of(p, i / 64, bool(i % 2)),), 1, 1) for i, p in enumerate(PROBLEMS)]
-    documents = documents_of(found, Encoder(tokenizer), "process", 1024)
+    documents = documents_of(found, Encoder(tokenizer), "process")
     assert len(documents) == len(found)
     seen = []
     for packed, rows in pack_rewards(documents, (64, 256, 1024), 1024):

@@ -74,7 +74,7 @@ def trained(world: Path) -> tuple[Path, dict]:
 
 def documents(world: Path, kind: str = "process"):
     encoder = Encoder(tokenizers.Tokenizer.from_file(str(world / "policy" / "tokenizer.json")))
-    return documents_of(read_labels(world / "labels.jsonl.gz")[1], encoder, kind, 256)
+    return documents_of(read_labels(world / "labels.jsonl.gz")[1], encoder, kind)
 
 
 def test_it_learns_soft_labels(world: Path, trained: tuple[Path, dict]) -> None:

@@ -68,7 +68,7 @@ def _interval(
     num_groups: int,
     level: float,
 ) -> tuple[float, float, str]:
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     error, fewest = 1 - level, min(counts)
     if fewest < 2:
@@ -83,7 +83,7 @@ def _interval(
         bound = (error / 2) ** (1 / fewest)
         return (bound, 1.0, _SEPARATED) if area == 1.0 else (0.0, 1 - bound, _SEPARATED)
     middle = math.log(area / (1 - area))
-    reach = float(t.ppf(1 - error / 2, fewest - 1)) * math.sqrt(max(variance, 0.0)) / (area * (1 - area))
+    reach = float(stdtrit(fewest - 1, 1 - error / 2)) * math.sqrt(max(variance, 0.0)) / (area * (1 - area))
     return _expit(middle - reach), _expit(middle + reach), _VALIDITY
 
 

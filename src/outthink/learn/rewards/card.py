@@ -52,6 +52,7 @@ that of `{policy}`, with a head of one output. It is read {_READ[kind]}.
 | --- | --- |
 | parameters | {figures["parameters"]:,}, stored in bf16 |
 | labels | {labels["labels"]}: {amount} |
+| left out | {data["too_long"]:,} lines longer than {settings["widths"][-1]:,} tokens |
 | problems | `{labels["suite"]}`, {labels["split"]} split, difficulty 0 to {labels["hardest"]:g} |
 | sampled | by `{labels["model"]}` at temperature {labels["temperature"]:g}, {labels["rollouts"]} rollouts a prefix |
 | rollout tokens | {data["tokens"]:,} |

@@ -30,7 +30,7 @@ class RewardConfig:
     model: Path
     out: Path
     minutes: float | None = None
-    epochs: int = 3
+    epochs: int = 2
     label_tokens: int | None = None
     heldout: float = 0.05
     seed: int = 0

@@ -70,16 +70,14 @@ class Encoder:
         return RewardDocument(ids, len(question), ((len(ids) - 1, float(line.right)),) if line.ended else ())
 
 
-def documents_of(
-    problems: Iterable[LabelledProblem], encoder: Encoder, kind: str, longest: int
-) -> list[RewardDocument]:
-    """The documents of a ``kind`` of reward with at least one label, of at most ``longest`` tokens each."""
+def documents_of(problems: Iterable[LabelledProblem], encoder: Encoder, kind: str) -> list[RewardDocument]:
+    """The documents of a ``kind`` of reward that have at least one label."""
     documents = []
     for found in problems:
         question = encoder.question(found.problem.prompt)
         make = encoder.process if kind == "process" else encoder.outcome
         documents += [make(question, line) for line in found.lines]
-    return [document for document in documents if document.marks and len(document.ids) <= longest]
+    return [document for document in documents if document.marks]
 
 
 def pack_rewards(

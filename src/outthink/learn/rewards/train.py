@@ -71,11 +71,13 @@ class RewardRun(Fit):
         longest = min(config.widths[-1], model.config.max_positions)
         kept, heldout = _split(found, config.heldout)
         encoder = Encoder(tokenizer)
-        self.documents = documents_of(kept, encoder, config.kind, longest)
-        self.heldout = documents_of(heldout, encoder, config.kind, longest)
+        all_documents = documents_of(kept, encoder, config.kind)
+        self.documents = [document for document in all_documents if len(document.ids) <= longest]
+        self.heldout = documents_of(heldout, encoder, config.kind)
         if not self.documents:
             raise UserError(f"{config.labels} has no label for a {config.kind} reward; label more problems.")
         self.data = _describe(label_settings, kept, self.documents, len(heldout))
+        self.data["too_long"] = len(all_documents) - len(self.documents)
         self.plan = Plan(
             self.documents, config.seed, config.epochs, config.batch_tokens, config.widths, config.micro_tokens
         )
