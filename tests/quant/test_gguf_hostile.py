@@ -59,6 +59,7 @@ CASES = {
         file_of(keys=1, body=string("general.alignment") + struct.pack("<I", 8) + string("x")),
         "'general.alignment' is 'x'",
     ),
+    "no elements": (file_of(tensors=1, body=entry(shape=(4, 0)) + b"\0" * 64), "'t' of shape [0, 4] is empty"),
     "five axes": (file_of(tensors=1, body=entry(axes=5) + b"\0" * 64), "'t' has 5 axes"),
     "no axes": (file_of(tensors=1, body=entry(axes=0) + b"\0" * 64), "'t' has 0 axes"),
     "unknown tensor type": (file_of(tensors=1, body=entry(kind=12) + b"\0" * 64), "'t' has GGML's type 12"),
@@ -143,7 +144,7 @@ def mutations(draw):
     return [(place, (number & ((1 << 8 * size) - 1)).to_bytes(size, "little")) for place, size, number in changes]
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=mutations())
 def test_mutated_files_load_or_are_refused(whole, tmp_path, changes):
     """Mutations fall into the header, where everything is decided; a name that occurs nowhere may well be fine."""

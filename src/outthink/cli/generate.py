@@ -20,6 +20,7 @@ from outthink.cli.options import (
     KeyOption,
     ModelOption,
     SeedOption,
+    WeightsOption,
     open_anywhere,
 )
 from outthink.cli.stream import TextStream, to_stdout
@@ -55,6 +56,7 @@ def generate(
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "auto",
     backend: BackendOption = "auto",
+    weights: WeightsOption = "auto",
     base_url: BaseUrlOption = None,
     api_key_env: KeyOption = None,
     json: JsonOption = False,
@@ -73,7 +75,7 @@ def generate(
     if chat or system is not None:
         turns = ([] if system is None else [("system", system)]) + [("user", content)]
         prompt = [{"role": role, "content": words} for role, words in turns]
-    with open_anywhere(model, device, dtype, backend, base_url, api_key_env) as loaded:
+    with open_anywhere(model, device, dtype, backend, base_url, api_key_env, weights) as loaded:
         ledger = Ledger()
         stream = n == 1 and not json and logprobs is None
         with first_interrupt(ledger.cancel):

@@ -51,12 +51,20 @@ BackendOption = Annotated[
     str,
     typer.Option(help="What computes: cpu (compiled kernels), reference (plain torch), auto (the fastest there is)."),
 ]
+WeightsOption = Annotated[
+    str, typer.Option(help="The format of the layers' weights: auto (as stored), int8, int4 (rounded on loading).")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout and nothing else there.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]
 
 
 def open_model(
-    source: str | None, device: str, dtype: str, backend: str = "auto", limits: Limits | None = None
+    source: str | None,
+    device: str,
+    dtype: str,
+    backend: str = "auto",
+    limits: Limits | None = None,
+    weights: str = "auto",
 ) -> Model:
     """Load a model and start its engine, with a spinner on the terminal; raises what `outthink.load` raises.
 
@@ -71,14 +79,20 @@ def open_model(
                 "No model is bundled with this installation: name one with --model, a directory in the Hugging Face "
                 "format or a hub id."
             )
-        loaded = load(source, device=device, dtype=dtype, backend=backend, limits=limits)
+        loaded = load(source, device=device, dtype=dtype, backend=backend, limits=limits, weights=weights)
     for message in dict.fromkeys(str(warning.message) for warning in warned if warning.category is UserWarning):
         err().print(Text(f"note: {message}", style="yellow"), soft_wrap=True)
     return loaded
 
 
 def open_anywhere(
-    source: str | None, device: str, dtype: str, backend: str, base_url: str | None, api_key_env: str | None
+    source: str | None,
+    device: str,
+    dtype: str,
+    backend: str,
+    base_url: str | None,
+    api_key_env: str | None,
+    weights: str = "auto",
 ) -> LanguageModel:
     """The model called ``source``: on the server at ``base_url`` where that is given, else loaded by `open_model`.
 
@@ -88,8 +102,9 @@ def open_anywhere(
     if base_url is None:
         if api_key_env is not None:
             raise UserError("--api-key-env is for servers: give --base-url too, or leave it out.")
-        return open_model(source, device, dtype, backend)
-    for name, value, default in (("device", device, "cpu"), ("dtype", dtype, "auto"), ("backend", backend, "auto")):
+        return open_model(source, device, dtype, backend, weights=weights)
+    options = (("device", device, "cpu"), ("dtype", dtype, "auto"), ("backend", backend, "auto"))
+    for name, value, default in (*options, ("weights", weights, "auto")):
         if value != default:
             raise UserError(f"--{name} {value}: with --base-url the server decides that; leave it out.")
     key = None if api_key_env is None else os.environ.get(api_key_env)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from outthink.cli.console import err
-from outthink.cli.options import BackendOption, DeviceOption, DtypeOption, open_model
+from outthink.cli.options import BackendOption, DeviceOption, DtypeOption, WeightsOption, open_model
 from outthink.core.errors import UserError
 
 
@@ -33,6 +33,7 @@ def serve(
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "auto",
     backend: BackendOption = "auto",
+    weights: WeightsOption = "auto",
 ) -> None:
     """Serve a model: OpenAI's API, thinking by one more field, and a page to watch it at /."""
     try:
@@ -57,7 +58,7 @@ def serve(
         log_prompts=log_prompts,
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    with open_model(model, device, dtype, backend) as loaded:
+    with open_model(model, device, dtype, backend, weights=weights) as loaded:
         app = make_app(loaded, config)
         shown = f"[{host}]" if ":" in host else host
         err().print(f"serving {config.served_name or loaded.name} on http://{shown}:{port}/ (ctrl-C stops it)")

@@ -22,6 +22,7 @@ from outthink.cli.options import (
     ModelOption,
     SeedOption,
     VerifierOption,
+    WeightsOption,
     open_anywhere,
     read_settings,
 )
@@ -53,6 +54,7 @@ def solve(
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "auto",
     backend: BackendOption = "auto",
+    weights: WeightsOption = "auto",
     base_url: BaseUrlOption = None,
     api_key_env: KeyOption = None,
     tree: Annotated[
@@ -80,7 +82,7 @@ def solve(
     with ExitStack() as models:
 
         def opened(source: str | None) -> LanguageModel:
-            return models.enter_context(open_anywhere(source, device, dtype, backend, base_url, api_key_env))
+            return models.enter_context(open_anywhere(source, device, dtype, backend, base_url, api_key_env, weights))
 
         loaded = opened(model)
         seconds = {name: opened(str(options[name])) for name in method.models if options.get(name) is not None}

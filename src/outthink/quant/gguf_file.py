@@ -138,6 +138,8 @@ def _read_info(reader: _Reader) -> tuple[str, TensorType, tuple[int, ...], int]:
     if not 1 <= axes <= MAX_AXES:
         raise reader.error(f"the tensor {name!r} has {axes} axes; expected 1 to {MAX_AXES}")
     shape = tuple(reader.scalar("Q", f"the shape of tensor {name!r}") for _ in range(axes))[::-1]
+    if 0 in shape:
+        raise reader.error(f"the tensor {name!r} of shape {list(shape)} is empty")
     number = reader.scalar("I", f"the type of tensor {name!r}")
     kind = BY_NUMBER.get(number)
     if kind is None:
