@@ -34,7 +34,7 @@ class RewardConfig:
     label_tokens: int | None = None
     heldout: float = 0.05
     seed: int = 0
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     batch_tokens: int = 2048
     micro_tokens: int | None = None
     widths: tuple[int, ...] = (128, 256, 512, 1024)
