@@ -58,6 +58,8 @@ def test_a_stream_of_thought_ends_in_the_answer(client):
     [
         {"thinking": {"strategy": "no-such-thing"}},
         {"thinking": {"verifier": "no-such-thing"}},
+        {"thinking": {"verifier": "prm:/etc"}},
+        {"thinking": {"verifier": "prm:someone/else"}},
         {"thinking": {"budget": "many tokens"}},
         {"thinking": {"budget": 1 << 39}},
         {"thinking": {"strategy": "greedy", "confidence": 0.9}},

@@ -9,7 +9,7 @@ from typing import Any
 
 from outthink.core.errors import BranchClosedError
 from outthink.engine.engine import Engine
-from outthink.engine.sequence import Extend, Judge, Sequence, Task
+from outthink.engine.sequence import Extend, Judge, Reading, Sequence, Task
 from outthink.engine.thread import EngineThread
 from outthink.lm.reply import Reply
 
@@ -28,7 +28,7 @@ class Handle:
         self.closed = False
         self._tasks: set[Task] = set()
 
-    async def run(self, make: Callable[[Sequence, Ends], Task]) -> Any:
+    async def run(self, make: Callable[[Sequence, Ends], Extend | Reading]) -> Any:
         """Start the task that ``make`` makes and wait for its result; cancelling the wait cancels the task.
 
         Raises BranchClosedError where the handle is closed meanwhile, EngineError where the engine fails.

@@ -78,6 +78,8 @@ class LocalLM:
 class LocalBranch(BaseBranch):
     """A branch whose KV lives in the engine."""
 
+    _lm: LocalLM
+
     def __init__(
         self,
         lm: LocalLM,

@@ -135,6 +135,11 @@ def _with_thinking(plan: Plan, thinking: Thinking) -> Plan:
         budget = plan.budget if thinking.budget is None else Budget(thinking.budget)
     except UserError as error:
         raise ApiError(400, str(error), param="thinking") from error
+    if ":" in (thinking.verifier or ""):
+        raise ApiError(
+            400, f"Verifier {thinking.verifier!r}: a client gives the name alone; the rest names files of the server.",
+            param="thinking",
+        )  # fmt: skip
     return replace(
         plan,
         strategy=thinking.strategy or plan.strategy,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -66,7 +67,8 @@ async def opened(verifier: str | Verifier | None, lm: LM | None = None) -> Async
         return
     kind, argument = _named(verifier)
     opens = getattr(kind, "open", None)
-    judge: Verifier = kind() if opens is None else opens(lm, argument)
+    # Loading a checkpoint takes its time, in which others on this event loop go on.
+    judge: Verifier = kind() if opens is None else await asyncio.to_thread(opens, lm, argument)
     try:
         yield judge
     finally:

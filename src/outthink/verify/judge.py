@@ -100,7 +100,7 @@ class PairwiseJudge:
             raise UserError("The pairwise judge asks a language model: give it one.")
         if argument and not argument.isdecimal():
             raise UserError(f"'pairwise:{argument}': after the colon stands how many rivals a line meets, such as 6.")
-        return cls(lm, *([int(argument)] if argument else []))
+        return cls(lm, int(argument)) if argument else cls(lm)
 
     def require(self, question: Question) -> None:
         """Raise CapabilityError for a prompt of token ids."""
