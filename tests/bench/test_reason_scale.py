@@ -1,5 +1,7 @@
 """Under the options of the bench a budget, and no default of a strategy's own, is what ends its work."""
 
+from pathlib import Path
+
 import pytest
 
 from outthink.bench.reason.scale import ALL, SCALES, Room, scale_of, strategies_named
@@ -73,3 +75,11 @@ def test_names_and_short_names():
 def test_rooms():
     assert (Room(1000, 100.0).lines, Room(1000, 100.0).many) == (10, 125)
     assert (Room(5, 100.0).lines, Room(5, 100.0).many) == (1, 1)
+
+
+def test_the_guide_says_how_each_strategy_spends_a_budget():
+    guide = (Path(__file__).parents[2] / "docs" / "choosing.md").read_text()
+    rows = [line for line in guide.splitlines() if line.startswith("| `")]
+    for name, scale in SCALES.items():
+        asks = "yes" if scale.verifier else "no"
+        assert any(f"`{name}`" in row and row.endswith(f"| {scale.how} | {asks} |") for row in rows), name

@@ -126,7 +126,6 @@ def facts_of(ground: Ground, cells: Sequence[Cell]) -> dict[str, Any]:
     """A model under measurement as plain JSON values, with the options that its strategies ran with."""
     model = ground.model
     return {
-        "source": str(model.loaded.source),
         "weights": ground.weights,
         "dtype": model.loaded.config.dtype,
         "backend": model.engine.backend.name,
