@@ -50,6 +50,7 @@ class Offer:
     models: tuple[str, ...] = ("fake",)
     context: int | None = 400
     max_tokens: bool = True
+    streams_log_probs: bool = True
 
 
 @dataclass
@@ -162,6 +163,8 @@ class FakeServer:
         if body["model"] not in offer.models:
             said = f"The model `{body['model']}` does not exist."
             return 404, {"error": {"message": said, "code": "model_not_found"}}
+        if body.get("stream") and body.get("logprobs") and not offer.streams_log_probs:
+            return 400, {"error": {"message": "logprobs are answered whole: ask without stream"}}
         unknown = body.keys() - KNOWN
         if offer.strict and unknown:
             return 400, {"error": {"message": f"Unrecognized request argument: {sorted(unknown)[0]}"}}

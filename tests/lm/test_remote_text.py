@@ -288,6 +288,17 @@ def test_probing_finds_what_is_offered(every_served):
     assert found["all"].context == 400 and found["bare"].context is None
 
 
+def test_streams_without_log_probabilities_are_not_asked_for():
+    served = Served(replace(TEXT_ONLY, streams_log_probs=False))
+    try:
+        route = served.model.capabilities.completions
+        assert route.stream is None and route.top == 20
+        posterior = solve(QUESTION, model=served.model, strategy="probability-vote", n=3, max_tokens=4)
+        assert posterior.attempts == 3
+    finally:
+        served.close()
+
+
 def test_a_model_must_be_named_where_there_are_several():
     served = Served(replace(TEXT_ONLY, models=("one", "two")), model="two")
     try:

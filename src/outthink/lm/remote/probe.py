@@ -101,8 +101,10 @@ class _Probe:
         if not first.deltas:
             raise UnusableResponseError(f"{self.client.connection.url(self.path)} answered without any choice.")
         self.greedy = first.deltas[0].text
-        neutral, stream, many, seeds = await asyncio.gather(self.neutral(), self.stream(), self.many(), self.seeds())
-        top, echoes, stops, continues = await asyncio.gather(self.top(), self.echoes(), self.stops(), self.continues())
+        neutral, many, seeds, top = await asyncio.gather(self.neutral(), self.many(), self.seeds(), self.top())
+        stream, echoes, stops, continues = await asyncio.gather(
+            self.stream(top), self.echoes(), self.stops(), self.continues()
+        )
         token_ids = not self.chat and await self.token_ids(top)
         last = await self.ask({})
         caches = last is not None and last.usage is not None and bool(last.usage.cached)
@@ -140,19 +142,23 @@ class _Probe:
                 found[name] = 1.0
         return found
 
-    async def stream(self) -> Body | None:
-        """What to send for a stream that says as much of the usage as the server will."""
+    async def stream(self, top: int) -> Body | None:
+        """What to send for a stream that says as much of the usage as the server will; None where there is none with
+        the log-probabilities that come without.
+        """
         usage = {"include_usage": True}
+        log_probs: Body = {} if top < 0 else {"logprobs": True} if self.chat else {"logprobs": 1}
         for options in ({"stream_options": usage | {"continuous_usage_stats": True}}, {"stream_options": usage}, {}):
             body: Body = {"stream": True, **options}
             try:
-                async with aclosing(self.client.stream(self.path, self.base | body)) as events:
-                    count = sum([1 async for event in events if read(event)])
+                async with aclosing(self.client.stream(self.path, self.base | log_probs | body)) as events:
+                    deltas = [delta async for event in events for delta in read(event).deltas]
             except KeyRefusedError:
                 raise
             except OutthinkError:
                 continue
-            return body if count > 1 else None
+            told = top < 0 or any(delta.drawn for delta in deltas)
+            return body if len(deltas) > 1 and told else None
         return None
 
     async def many(self) -> bool:
@@ -193,9 +199,10 @@ class _Probe:
         """Whether a stop string is kept at the end of the text that it ends."""
         if len(self.greedy) < 2:
             return False
-        stop = self.greedy[len(self.greedy) // 2]
+        stop = self.greedy[(len(self.greedy) - 1) // 2]
         text = await self.text({"stop": [stop], "include_stop_str_in_output": True})
-        return text is not None and text == self.greedy[: self.greedy.index(stop) + 1]
+        through = self.greedy[: self.greedy.index(stop) + 1]  # perhaps with the rest of the token that ends there
+        return text is not None and text.startswith(through) and self.greedy.startswith(text) and text != self.greedy
 
     async def continues(self) -> bool:
         """Whether a partial text is gone on with. In a chat the end of a turn and the beginning of the next are tokens
