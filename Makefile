@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check test-slow test-gpu test-clients clean
+.PHONY: demo test check test-slow test-gpu test-clients sanitize clean
 
 demo: $(VENV)/.installed  ## Watch a small model think: sample, vote, verify; prints answer, posterior and bill.
 	$(BIN)/outthink demo
@@ -33,6 +33,9 @@ $(VENV)/.installed: pyproject.toml CMakeLists.txt $(wildcard src/outthink/kernel
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[dev]"
 	touch $@
+
+sanitize: $(VENV)/.installed-dev  ## The kernels' tests on a build with the address and undefined-behaviour sanitizers.
+	tests/kernels/sanitized.sh $(BIN)/python
 
 test-clients: $(VENV)/.installed-dev  ## The checks against other servers, installed in environments of their own.
 	$(BIN)/python -m pytest -m clients

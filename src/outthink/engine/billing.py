@@ -6,9 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from outthink.core.budget import Ledger
 from outthink.engine.sequence import Sequence, Task
 from outthink.scheduling import Slice
+
+Draw = tuple[Sequence, NDArray[np.float32]]  # a child that is to draw a token, and the logits that it draws from
 
 
 @dataclass(frozen=True)
@@ -36,13 +41,19 @@ class Purse:
 
     def __init__(self) -> None:
         self._left: dict[Ledger, float] = {}
+        self._lines: dict[Ledger, list[Ledger]] = {}
 
     def take(self, ledger: Ledger, wanted: int) -> int:
         """Set aside up to ``wanted`` tokens of ``ledger``; returns how many there were."""
-        line = ledger.line
+        line = self._lines.get(ledger)
+        if line is None:
+            line = self._lines[ledger] = ledger.line
+            for each in line:
+                self._left.setdefault(each, each.tokens_left)
+        granted = wanted
         for each in line:
-            self._left.setdefault(each, each.tokens_left)
-        granted = int(min(wanted, *(self._left[each] for each in line)))
+            if self._left[each] < granted:
+                granted = int(self._left[each])
         for each in line:
             self._left[each] -= granted
         return granted
@@ -50,7 +61,7 @@ class Purse:
     def allow(self, sequence: Sequence, start: int, count: int) -> int:
         """How many of ``count`` positions from ``start`` on can be paid for; those paid before are free."""
         paid = max(0, min(sequence.progress[0], start + count) - start)
-        return paid + self.take(payer(sequence).ledger, count - paid)
+        return count if paid == count else paid + self.take(payer(sequence).ledger, count - paid)
 
 
 def payer(sequence: Sequence) -> Task:
@@ -65,7 +76,7 @@ def bill(slices: Iterable[Slice[Sequence]], costs: Costs, stats: Stats) -> None:
 
     To be called before any of the results is taken in.
     """
-    flops, prefilled, cached = Counter[Ledger](), Counter[Ledger](), Counter[Ledger]()
+    owed: dict[Ledger, list[int]] = {}  # positions computed, positions found in the cache, FLOPs
     for piece in slices:
         sequence, start, end = piece.sequence, piece.start, piece.start + piece.count
         task = payer(sequence)
@@ -73,16 +84,38 @@ def bill(slices: Iterable[Slice[Sequence]], costs: Costs, stats: Stats) -> None:
         first_time = max(0, end - max(start, reached))
         stats.positions += piece.count
         stats.recomputed += piece.count - first_time
-        prefilled[task.ledger] += max(0, end - max(start, billed))
-        cached[task.ledger] += max(0, start - billed)
         prompt = task.prompt
-        prompt.unpaid -= min(prompt.unpaid, max(0, min(end, prompt.length) - billed))
-        flops[task.ledger] += costs.positions(end - first_time, first_time) + _rows(piece) * costs.head
+        if prompt.unpaid:
+            prompt.unpaid -= min(prompt.unpaid, max(0, min(end, prompt.length) - billed))
+        line = owed.setdefault(task.ledger, [0, 0, 0])
+        line[0] += max(0, end - max(start, billed))
+        line[1] += max(0, start - billed)
+        line[2] += costs.positions(end - first_time, first_time) + _rows(piece) * costs.head
         sequence.mark(end)
-    stats.prefilled += prefilled.total()
-    stats.cached += cached.total()
-    for ledger in {**flops, **prefilled, **cached}:
-        ledger.charge(prefilled=prefilled[ledger], cached=cached[ledger], flops=flops[ledger])
+    for ledger, (prefilled, cached, flops) in owed.items():
+        stats.prefilled += prefilled
+        stats.cached += cached
+        ledger.charge(prefilled=prefilled, cached=cached, flops=flops)
+
+
+def split_affordable(draws: Iterable[Draw]) -> tuple[list[Draw], list[Draw]]:
+    """The draws whose token can be paid for, and is charged here; and the others."""
+    purse, charges = Purse(), Counter[Ledger]()
+    open_ledgers: dict[Ledger, bool] = {}
+    paid: list[Draw] = []
+    others: list[Draw] = []
+    for draw in draws:
+        ledger = payer(draw[0]).ledger
+        if ledger not in open_ledgers:
+            open_ledgers[ledger] = not ledger.cancelled and ledger.flops_left > 0
+        if open_ledgers[ledger] and purse.take(ledger, 1):
+            charges[ledger] += 1
+            paid.append(draw)
+        else:
+            others.append(draw)
+    for ledger, count in charges.items():
+        ledger.charge(decoded=count)
+    return paid, others
 
 
 def _rows(piece: Slice[Sequence]) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outthink.core.errors import EngineError
-from outthink.engine.billing import Costs, Purse, Stats, bill
+from outthink.engine.billing import Costs, Purse, Stats, bill, split_affordable
 from outthink.engine.pack import pack, page_copies
 from outthink.engine.sampler import Row, sample
 from outthink.engine.sequence import Extend, Generation, Judge, Reading, Sequence, Task
@@ -284,27 +284,24 @@ class Engine:
 
     def _settle_draws(self, draws: list[tuple[Sequence, NDArray[np.float32]]]) -> None:
         """Draw a token for each sequence that may still pay for one; finish those that stop or may not."""
-        affordable = []
-        for sequence, logits in draws:
-            ledger = _generation(sequence).extend.ledger
-            if not ledger.cancelled and ledger.flops_left > 0 and ledger.tokens_left >= 1:
-                ledger.charge(decoded=1)
-                affordable.append((sequence, logits))
-            else:
-                if sequence.tail_logits is not logits:  # nothing follows them, so they stay the last
-                    sequence.tail_logits = logits.copy()
-                self._finish(sequence, "budget")
+        affordable, others = split_affordable(draws)
+        for sequence, logits in others:
+            if sequence.tail_logits is not logits:  # nothing follows them, so they stay the last
+                sequence.tail_logits = logits.copy()
+            self._finish(sequence, "budget")
         if not affordable:
             return
         drawn = sample([logits for _, logits in affordable], [_row(sequence) for sequence, _ in affordable])
         self.stats.drawn += len(affordable)
+        tokens, log_probs = drawn.tokens.tolist(), drawn.log_probs.tolist()
+        sample_log_probs = drawn.sample_log_probs.tolist()
         for i, (sequence, _) in enumerate(affordable):
-            generation, token = _generation(sequence), int(drawn.tokens[i])
+            generation, token = _generation(sequence), tokens[i]
             sequence.tokens.append(token)
             sequence.tail_logits = None
             sequence.billed = len(sequence.tokens)
-            generation.log_probs.append(float(drawn.log_probs[i]))
-            generation.sample_log_probs.append(float(drawn.sample_log_probs[i]))
+            generation.log_probs.append(log_probs[i])
+            generation.sample_log_probs.append(sample_log_probs[i])
             if generation.extend.sampling.top_logprobs:
                 generation.top_log_probs.append(drawn.top[i])
             piece = b"" if self.vocabulary.is_special(token) else self.vocabulary.token_bytes(token)

@@ -6,6 +6,9 @@ Counted are matrix products, a multiply-add as 2: linear layers, attention score
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import lru_cache
+
 from outthink.models.config import ModelConfig
 
 
@@ -19,7 +22,7 @@ def position_flops(config: ModelConfig, context: int) -> int:
 
 def prefill_flops(config: ModelConfig, start: int, count: int) -> int:
     """FLOPs of ``count`` consecutive positions of one sequence, the first at position ``start``, without logits."""
-    keys = sum(_visible_keys(start, count, window) for window in config.sliding_windows)
+    keys = sum(layers * _visible_keys(start, count, window) for window, layers in _windows(config.sliding_windows))
     return count * _linear_flops(config) + keys * 4 * config.num_heads * config.head_dim
 
 
@@ -32,6 +35,12 @@ def _linear_flops(config: ModelConfig) -> int:
     """FLOPs of the linear layers of one position, independent of its context."""
     attention = 2 * config.head_dim * (config.num_heads + config.num_kv_heads)
     return 2 * config.num_layers * config.hidden_size * (attention + 3 * config.intermediate_size)
+
+
+@lru_cache
+def _windows(windows: tuple[int | None, ...]) -> tuple[tuple[int | None, int], ...]:
+    """Each window once, with how many layers have it: the engine asks for every position that it computes."""
+    return tuple(Counter(windows).items())
 
 
 def _visible_keys(start: int, count: int, window: int | None) -> int:

@@ -151,8 +151,10 @@ class Scheduler(Generic[S]):
         """Give ``sequence`` a slice of at most ``room`` positions; how many it got."""
         lease = sequence.lease
         assert lease is not None
-        self.cache.advance(lease, sequence.tokens, sequence.reusable)
-        key = self._page_ahead(sequence)
+        key = None
+        if self._at_boundary(lease):  # elsewhere there is nothing to move along, nor a page to begin
+            self.cache.advance(lease, sequence.tokens, sequence.reusable)
+            key = self._page_ahead(sequence)
         count = min(room, pending(sequence))
         if count <= 0 or (key is not None and key in filling):
             return 0  # another slice of this step computes the very same page: share it in the next step
@@ -206,8 +208,10 @@ class Scheduler(Generic[S]):
     def _page_ahead(self, sequence: S) -> tuple[int, Sequence[int]] | None:
         lease = sequence.lease
         assert lease is not None
-        at_boundary = lease.length == lease.node.depth * self.cache.page_size
-        return self.cache.next_key(lease, sequence.tokens) if at_boundary else None
+        return self.cache.next_key(lease, sequence.tokens) if self._at_boundary(lease) else None
+
+    def _at_boundary(self, lease: Lease) -> bool:
+        return lease.length == lease.node.depth * self.cache.page_size
 
     def _release(self, sequence: S) -> None:
         if sequence.lease is not None:
