@@ -61,7 +61,7 @@ def handed_out(monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 async def test_anytime_and_nothing_left_open_under_every_budget(name, handed_out):
     answers = []
-    for tokens in [*range(12), *range(12, 80, 9), 200]:
+    for tokens in [*range(10), *range(10, 80, 11), 200]:
         lm = WORLD.lm(Budget(tokens=tokens))
         posterior = await run(name, lm)
         assert lm.ledger.bill.tokens <= tokens
@@ -91,7 +91,7 @@ async def test_the_bill_is_the_tree(name, budget):
 
 @pytest.mark.parametrize("name", IN_WORDS)
 async def test_in_words_too(name, handed_out):
-    for tokens in [None, *range(0, 60, 4), 150]:
+    for tokens in [None, *range(0, 60, 7), 150]:
         lm = WORLD.lm(Budget(tokens=tokens))
         await run(name, lm, **IN_WORDS[name])
         assert tokens is None or lm.ledger.bill.tokens <= tokens
@@ -102,7 +102,7 @@ async def test_in_words_too(name, handed_out):
 @pytest.mark.parametrize("name", NAMES)
 async def test_on_the_engine_every_budget_is_kept_and_pages_come_back(name, make_tiny_model):
     model, small = make_tiny_model(), make_tiny_model()
-    for tokens in [None, 0, 9, 60]:
+    for tokens in [None, 9, 60]:
         lm = model.session(Ledger(Budget(tokens=tokens)))
         await think(asked(), lm, name, None, **on_engine(name, small))
         assert tokens is None or lm.ledger.bill.tokens <= tokens
@@ -158,7 +158,7 @@ async def test_cancelling_at_any_await_leaves_nothing_open(name, budget, handed_
         alive = await cancelled_after(turns, run(name, WORLD.lm(budget), n=5))
         assert all(branch.closed for branch in handed_out), f"open after {turns} turns"
         assert len(asyncio.all_tasks()) == 1, "a task was left behind"
-        turns += 1 + turns // 4
+        turns += 1 + turns // 3
     assert turns > 10
 
 
@@ -176,7 +176,7 @@ async def test_a_strategy_that_leaks_is_caught(handed_out, monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 async def test_cancelling_on_the_engine_gives_all_pages_back(name, make_tiny_model):
     model, small = make_tiny_model(), make_tiny_model()
-    for turns in (1, 4, 20):
+    for turns in (2, 15):
         await cancelled_after(turns, think(asked(), model.session(), name, None, **on_engine(name, small)))
         assert len(asyncio.all_tasks()) == 1
     assert await num_leased(model) == await num_leased(small) == 0
@@ -216,20 +216,19 @@ class Unsteady(Scores):
 @pytest.mark.parametrize("budget", [None, Budget(tokens=150)])
 async def test_same_seed_same_result_at_any_pace(name, budget):
     results = [
-        told(await run(name, WORLD.lm(budget, seed=3), Unsteady(random_score(5), pace), 16)) for pace in range(4)
+        told(await run(name, WORLD.lm(budget, seed=3), Unsteady(random_score(5), pace), 12)) for pace in (0, 1, 3)
     ]
     assert all(result == results[0] for result in results)
-    others = [told(await run(name, WORLD.lm(budget, seed=seed), n=16)) for seed in (4, 5, 6)]
+    others = [told(await run(name, WORLD.lm(budget, seed=seed), n=12)) for seed in (4, 5, 6)]
     assert any(other != results[0] for other in others), "three other seeds gave the same"
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("tokens", [None, 160])
-async def test_same_seed_same_result_beside_other_work(name, tokens, make_tiny_model):
+async def test_same_seed_same_result_beside_other_work(name, make_tiny_model):
     model, small = make_tiny_model(), make_tiny_model()
 
     async def once():
-        lm = model.session(Ledger(Budget(tokens=tokens)), Sampling(seed=5))
+        lm = model.session(Ledger(Budget(tokens=120)), Sampling(seed=5))
         return await think(asked(), lm, name, None, **on_engine(name, small))
 
     # The prompt is in the cache of both models for both, so that both have the same to spend.
