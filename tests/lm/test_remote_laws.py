@@ -12,6 +12,7 @@ EXACT = {
     "fed_text_is_a_prefix_like_any_other",
     "another_ledger_pays",
     "budgets_are_charged_once",
+    "asides_leave_no_trace",
 }
 SCORING = {"prefixes_are_immutable", "budgets_are_kept"}
 SEEDED = {"extending_is_deterministic"}

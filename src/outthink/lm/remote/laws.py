@@ -6,13 +6,13 @@ from outthink.lm import laws
 from outthink.lm.laws import Law
 from outthink.lm.remote.model import RemoteModel
 
-_EXACT = (  # a text that is read again may fall into other tokens, and an end token has none
+_EXACT: tuple[Law, ...] = (  # a text that is read again may fall into other tokens, and an end token has none
     laws.scores_are_sums_of_log_probabilities,
     laws.fed_text_is_a_prefix_like_any_other,
     laws.another_ledger_pays,
     laws.asides_leave_no_trace,
 )
-_SCORING = (laws.prefixes_are_immutable, laws.budgets_are_kept)
+_SCORING: tuple[Law, ...] = (laws.prefixes_are_immutable, laws.budgets_are_kept)
 
 
 def laws_of(model: RemoteModel) -> tuple[Law, ...]:
@@ -25,7 +25,7 @@ def laws_of(model: RemoteModel) -> tuple[Law, ...]:
     route = capabilities.chat if model.chat else capabilities.completions
     assert route is not None
     exact = route.token_ids and not model.chat
-    kept = dict.fromkeys(_EXACT, exact and route.echoes)
+    kept: dict[Law, bool] = dict.fromkeys(_EXACT, exact and route.echoes)
     kept |= dict.fromkeys(_SCORING, route.echoes and route.continues)
     alone = not (server.together and route.many)
     kept[laws.another_ledger_pays] = kept[laws.asides_leave_no_trace] = exact and alone
