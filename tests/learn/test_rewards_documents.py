@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
@@ -20,6 +20,7 @@ TEXTS = st.text(st.sampled_from("ab 12+-=:<>()\n\n\n\téß→😀\u2028\r") | st
 PROBLEMS = get_suite("outthink-core").sample("train", 40, 1)
 
 
+@settings(deadline=None)
 @given(TEXTS, st.booleans())
 def test_the_tokens_of_a_prefix_of_steps_begin_every_longer_text(text: str, ended: bool) -> None:
     line = LabelledLine(text, ended, False)
@@ -74,6 +75,9 @@ def test_labels_sit_on_line_feeds_and_end_tokens() -> None:
         assert set(finals.tolist()) <= {0.0, 1.0}
         seen += [float(value) for value in packed.targets[at & (packed.tokens == line_feed)]]
         assert sum(len(d.marks) for row in rows for d in row) == packed.weights.sum()
+        assert len(packed.tokens) == len(rows)
+    even = pack_rewards(documents, (64, 256, 1024), 1024, even=True)
+    assert {packed.tokens.size for packed, _ in even} == {1024}
     expected = [i / 64 for i, p in enumerate(PROBLEMS) for _ in p.steps]
     assert sorted(seen) == sorted(expected)
 
@@ -95,6 +99,7 @@ def test_what_is_labelled_depends_on_how_a_line_ended() -> None:
     assert encoder.outcome(question, LabelledLine(text, False, False, steps)).marks == ()
 
 
+@settings(deadline=None)
 @given(st.integers(0, 5), st.integers(1, 3), st.integers(16, 400))
 def test_every_epoch_holds_every_line_once(seed: int, epochs: int, batch_tokens: int) -> None:
     documents = [RewardDocument([7 + i] * (5 + i), 2, ((4 + i, 0.5),)) for i in range(9)]

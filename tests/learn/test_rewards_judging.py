@@ -21,7 +21,7 @@ from outthink.tasks.suites import draw_problems, get_suite
 READINGS = st.lists(st.tuples(st.integers(-3, 3), st.booleans(), st.integers(0, 6)), min_size=1, max_size=30)
 
 
-@settings(deadline=None)  # the first call imports scipy
+@settings(deadline=None)
 @given(READINGS)
 def test_auc_is_the_share_of_pairs_in_order(readings) -> None:
     scores, truths, problems = zip(*readings, strict=True)

@@ -62,7 +62,7 @@ class RewardConfig:
                 raise UserError(f"{name} is {value}; it must be more than 0.")
         if not 0 <= self.heldout < 1:
             raise UserError(f"heldout is {self.heldout}; it must lie in [0, 1).")
-        micro_tokens = self.micro_tokens or (2048 if self.device == "cpu" else self.batch_tokens)
+        micro_tokens = self.micro_tokens or (1024 if self.device == "cpu" else self.batch_tokens)
         if not self.widths or min(self.widths) < 8 or max(self.widths) > micro_tokens:
             raise UserError(f"widths are {self.widths}; they must lie between 8 and micro_tokens ({micro_tokens}).")
         if self.precision not in ("auto", "bf16", "f32"):

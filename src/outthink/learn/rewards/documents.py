@@ -81,11 +81,14 @@ def documents_of(problems: Iterable[LabelledProblem], encoder: Encoder, kind: st
 
 
 def pack_rewards(
-    documents: Iterable[RewardDocument], widths: Sequence[int], micro_tokens: int
+    documents: Iterable[RewardDocument], widths: Sequence[int], micro_tokens: int, *, even: bool = False
 ) -> list[tuple[PackedRows, list[list[RewardDocument]]]]:
-    """Documents into micro-batches whose targets are the labels, each label of weight 1; with the rows they lie in."""
+    """Documents into micro-batches whose targets are the labels, each label of weight 1; with the rows they lie in.
+
+    ``even``: micro-batches of one width have the same number of rows, some of them empty, as compiled code needs it.
+    """
     planned = plan_batches(documents, widths, micro_tokens)
-    return [(_fill(rows, count, width), rows) for rows, count, width in planned]
+    return [(_fill(rows, count if even else len(rows), width), rows) for rows, count, width in planned]
 
 
 def _fill(rows: list[list[RewardDocument]], count: int, width: int) -> PackedRows:

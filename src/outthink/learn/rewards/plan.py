@@ -14,7 +14,7 @@ _FILL = 0.94
 
 
 class Plan:
-    """The data of every step of a run over ``documents``; a pure function of its arguments."""
+    """The data of every step of a run over ``documents``; a pure function of its arguments, see `pack_rewards`."""
 
     def __init__(
         self,
@@ -24,8 +24,9 @@ class Plan:
         batch_tokens: int,
         widths: Sequence[int],
         micro_tokens: int,
+        even: bool = False,
     ) -> None:
-        self._documents, self._widths, self._micro_tokens = documents, widths, micro_tokens
+        self._documents, self._widths, self._micro_tokens, self._even = documents, widths, micro_tokens, even
         self._members = [part for epoch in range(epochs) for part in self._epoch(seed, epoch, batch_tokens)]
 
     def __len__(self) -> int:
@@ -35,7 +36,8 @@ class Plan:
     def step(self, step: int) -> StepData:
         """The data of one step; a target weighs 1 for each label."""
         documents = [self._documents[index] for index in self._members[step]]
-        batches = tuple(rows for rows, _ in pack_rewards(documents, self._widths, self._micro_tokens))
+        packed = pack_rewards(documents, self._widths, self._micro_tokens, even=self._even)
+        batches = tuple(rows for rows, _ in packed)
         tokens, marks = sum(len(d.ids) for d in documents), sum(len(d.marks) for d in documents)
         return StepData(step, batches, tokens, float(marks), len(documents), 0)
 

@@ -78,15 +78,14 @@ class RewardRun(Fit):
             raise UserError(f"{config.labels} has no label for a {config.kind} reward; label more problems.")
         self.data = _describe(label_settings, kept, self.documents, len(heldout))
         self.data["too_long"] = len(all_documents) - len(self.documents)
-        self.plan = Plan(
-            self.documents, config.seed, config.epochs, config.batch_tokens, config.widths, config.micro_tokens
-        )
-        self.settings = replace(config, steps=min(len(self.plan), config.steps or len(self.plan)))
-        _open_run(self.settings, self.data)
-        lasts = (config.minutes is None or config.minutes >= 2) and len(self.plan) >= 200
         on_cpu = config.device == "cpu"
         # Compiling takes about half a minute for each row width, more than it saves in a few minutes.
         compiled = (not on_cpu or (config.minutes or 0) >= 20) if config.compile is None else config.compile
+        c = config
+        self.plan = Plan(self.documents, c.seed, c.epochs, c.batch_tokens, c.widths, config.micro_tokens, compiled)
+        self.settings = replace(config, steps=min(len(self.plan), config.steps or len(self.plan)))
+        _open_run(self.settings, self.data)
+        lasts = (config.minutes is None or config.minutes >= 2) and len(self.plan) >= 100
         loss = LossConfig(uses_bf16(config.precision, config.device), compiled, on_cpu)
         processes = num_processes(config.processes, config.device, lasts)
         super().__init__(self.settings, model, device, loss, processes, packed_reward_loss)
