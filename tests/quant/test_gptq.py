@@ -44,7 +44,7 @@ def test_gptq_lies_between_the_optimum_and_nearest_codes():
     """With 4 inputs all combinations of nearby codes can be tried; on its own scales, so that codes alone differ."""
     generator = torch.Generator().manual_seed(1)
     best = found = plain = 0.0
-    for _ in range(20):
+    for _ in range(10):
         weight, moment = torch.randn(1, 4, generator=generator), correlated(4, generator)
         coded = round_calibrated(weight, moment, 4, None)
         scale = coded.scales[0, 0].double()

@@ -65,7 +65,7 @@ def test_reading_gives_the_very_numbers_that_rounding_made(plain, tmp_path, way)
     assert before.tokenizer.encode("the answer") == after.tokenizer.encode("the answer")
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["int8", "int4 g32"])
 @pytest.mark.usefixtures("compiled")
 def test_kernels_compute_on_the_stored_codes(plain, tmp_path, way):
     how = WAYS[way]
