@@ -171,7 +171,8 @@ def _layout(found: GgufFile) -> PackedLayout | IntLayout | None:
 
 def _dtype(found: GgufFile) -> str:
     kinds = {tensor.kind.name for tensor in found.tensors.values() if len(tensor.shape) == 2}
-    return {("F16",): "float16", ("BF16",): "bfloat16"}.get(tuple(sorted(kinds)), "float32")
+    only = kinds.pop() if len(kinds) == 1 else None
+    return {"F16": "float16", "BF16": "bfloat16"}.get(str(only), "float32")
 
 
 def _tensors(

@@ -33,7 +33,7 @@ def tokenizer_metadata(directory: Path, config: Mapping[str, Any], tokenizer: Ma
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges", [])]
     made: dict[str, Any] = {
         "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": _CUTS.get(_pattern(tokenizer), _DEFAULT_CUT),
+        "tokenizer.ggml.pre": _CUTS.get(_pattern(tokenizer) or "", _DEFAULT_CUT),
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": types,
         "tokenizer.ggml.add_bos_token": _begins_with(tokenizer, config.get("bos_token_id")),
