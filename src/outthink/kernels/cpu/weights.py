@@ -219,14 +219,13 @@ def _floats(weight: Weight) -> NDArray[np.float32]:
 
 def _matrix(weight: Weight) -> NDArray[Any]:
     """float32, or the bits of bfloat16; other types as float32."""
-    if _is_coded(weight):
-        weight = weight.dequantize()
-    if isinstance(weight, np.ndarray):
-        array = weight if weight.dtype == np.uint16 else weight.astype(np.float32, copy=False)
-        return np.require(array, requirements="CA")
+    plain: Any = weight.dequantize() if _is_coded(weight) else weight
+    if isinstance(plain, np.ndarray):
+        array = plain if plain.dtype == np.uint16 else plain.astype(np.float32, copy=False)
+        return np.require(array, requirements=["C", "A"])
     import torch
 
-    tensor = weight.detach().contiguous()
+    tensor = plain.detach().contiguous()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(np.uint16)
     return tensor.float().numpy()
