@@ -20,7 +20,7 @@ CONFIG = CoverageConfig(suite="arithmetic", difficulties=(0.1, 0.4), num_problem
 
 @pytest.fixture(scope="module")
 def model():
-    with load("arithmetic-s") as loaded:
+    with load("outthink-s") as loaded:
         yield loaded
 
 

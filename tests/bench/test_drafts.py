@@ -110,7 +110,7 @@ def test_acceptance_is_one_minus_total_variation():
 
 @pytest.fixture(scope="module")
 def reader():
-    return load_model(BUNDLED / "arithmetic-s", dtype="float32")
+    return load_model(BUNDLED / "outthink-s", dtype="float32")
 
 
 def test_laws_are_those_that_the_engine_draws_from(reader):
@@ -118,7 +118,7 @@ def test_laws_are_those_that_the_engine_draws_from(reader):
     prompt, lines = [2, 40, 41, 3], [[50, 51], [60, 61, 62, 63, 64]]
     both = laws(reader, prompt, lines, 1.0)
     assert [law.shape for law in both] == [(2, reader.config.vocab_size), (5, reader.config.vocab_size)]
-    with load("arithmetic-s", dtype="float32", backend="reference") as model:
+    with load("outthink-s", dtype="float32", backend="reference") as model:
 
         async def scores(line):
             root = await model.session(sampling=Sampling()).root(prompt)
@@ -143,8 +143,8 @@ def test_a_model_drafts_perfectly_for_itself(reader):
 
 
 def test_run_measures_every_family_and_all(tmp_path):
-    with load("arithmetic-s", dtype="float32") as target:
-        result = run(target, BUNDLED / "arithmetic-s", CONFIG, tmp_path / "drafts.json")
+    with load("outthink-s", dtype="float32") as target:
+        result = run(target, BUNDLED / "outthink-s", CONFIG, tmp_path / "drafts.json")
     assert json.loads((tmp_path / "drafts.json").read_text()) == json.loads(json.dumps(result))
     assert [(row["family"], row["n"]) for row in result["rows"]] == [("arithmetic", 2), ("all", 2)]
     assert result["rows"][0]["acceptance"]["value"] == pytest.approx(1.0)

@@ -55,7 +55,7 @@ def test_the_problem_shown_is_the_one_that_says_most():
 
 
 def test_models_are_asked_what_they_know():
-    assert [suite_of(name) for name in ("arithmetic-s", "outthink-m", "core-s", "my-model", "model")] == [
+    assert [suite_of(name) for name in ("arithmetic-s", "outthink-m", "outthink-s", "my-model", "model")] == [
         "arithmetic",
         *["outthink-core"] * 4,
     ]

@@ -112,8 +112,8 @@ def test_what_a_budget_prints_it_reads_again(tokens: float | None, seconds: floa
     budget = Budget(tokens=tokens, seconds=seconds, flops=flops)
     if budget != Budget():
         read = Budget(str(budget))
-        limits = {unit: limit for unit, limit in vars(budget).items() if limit is not None}
-        assert {unit: limit for unit, limit in vars(read).items() if limit is not None} == pytest.approx(limits, rel=1e-9)
+        given, found = ({unit: x for unit, x in vars(b).items() if x is not None} for b in (budget, read))
+        assert found == pytest.approx(given, rel=1e-9)
 
 
 @pytest.mark.parametrize("bad", [-1, -1e-9, math.nan, math.inf, True, "5"])

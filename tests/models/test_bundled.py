@@ -107,13 +107,13 @@ def test_greedy_lines_are_those_of_transformers_on_100_problems_of_each_family(m
 
 def test_a_checkpoint_that_computes_something_else_is_noticed(tmp_path):
     """Broken: transformers reads the same weights with another rotary base."""
-    directory = tmp_path / "arithmetic-s"
-    shutil.copytree(BUNDLED / "arithmetic-s", directory)
+    directory = tmp_path / "outthink-s"
+    shutil.copytree(BUNDLED / "outthink-s", directory)
     config = json.loads((directory / "config.json").read_text())
     config["rope_theta"] *= 0.9
     if "rope_parameters" in config:
         config["rope_parameters"]["rope_theta"] *= 0.9
     (directory / "config.json").write_text(json.dumps(config))
-    found = differences(BUNDLED / "arithmetic-s", problems_of("arithmetic-s", 8), theirs_from=directory)
+    found = differences(BUNDLED / "outthink-s", problems_of("outthink-s", 8), theirs_from=directory)
     assert found
     assert all(gap is None or gap > 0 for *_, gap in found)

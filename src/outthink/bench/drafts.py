@@ -175,8 +175,8 @@ def run(
 
     Both are read in float32. Raises UserError where they do not share a tokenizer.
     """
-    readers = [load_model(source, dtype="float32") for source in (target.loaded.source, draft_source)]
-    check_vocabularies(*(reader.tokenizer for reader in readers))
+    reader, drafter = (load_model(source, dtype="float32") for source in (target.loaded.source, draft_source))
+    check_vocabularies(reader.tokenizer, drafter.tokenizer)
     suite = get_suite(config.suite)
     places = [(family, difficulty) for family, _ in suite.shares for difficulty in config.difficulties]
     pairings, total = [], len(places) * config.num_problems
@@ -187,13 +187,13 @@ def run(
             problems = [problem.rerender(problem.seed) for problem in problems]
         drawn = asyncio.run(_draw_all(target, problems, config))
         for problem, (prompt, lines) in zip(problems, drawn, strict=True):
-            pairings.append(judge(*readers, problem, prompt, lines, config))
+            pairings.append(judge(reader, drafter, problem, prompt, lines, config))
             progress(len(pairings), total, f"{family} {difficulty:g}")
     result = {
         "what": "acceptance of drafts",
         **provenance(target),
-        "draft": {"name": readers[1].source.name, "parameters": sum(w.numel() for w in readers[1].model.parameters())},
-        "relative_cost": _price(readers[1]) / _price(readers[0]),
+        "draft": {"name": drafter.source.name, "parameters": sum(w.numel() for w in drafter.model.parameters())},
+        "relative_cost": _price(drafter) / _price(reader),
         "config": asdict(config),
         "rows": rows(pairings, config.num_drafts),
         "problems": [asdict(pairing) for pairing in pairings],

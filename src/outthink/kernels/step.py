@@ -41,7 +41,7 @@ class Backend(Protocol):
     num_pages: int
 
     def run(self, batch: StepBatch) -> NDArray[np.float32]:
-        """Write the KV of every position of the batch into its page, and return logits [R, outputs of the head], float32."""
+        """Write the KV of every position of the batch into its page, and return logits [R, outputs], float32."""
         ...
 
     def copy_pages(self, source: Int32s, target: Int32s) -> None:

@@ -34,7 +34,7 @@ BACKENDS = ("auto", "cpu", "reference")
 WEIGHTS = ("auto", "int8", "int4")
 KV_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 KV = ("auto", *KV_BYTES)
-PREFERENCE = ("outthink-m", "outthink-s", "arithmetic-s")
+PREFERENCE = ("outthink-m", "outthink-s")
 
 
 @dataclass(frozen=True)

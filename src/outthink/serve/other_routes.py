@@ -23,7 +23,7 @@ from outthink.serve.jobs import NEWS_SECONDS, Jobs
 from outthink.serve.metrics import read_engine
 from outthink.serve.openai_routes import prompts_of, service_of, tenant_of
 from outthink.serve.schema import DetokenizeRequest, EmbeddingRequest, SolveRequest, TokenizeRequest
-from outthink.tasks.suites import draw
+from outthink.tasks.suites import CORE, draw
 from outthink.verify import VERIFIERS
 
 router = APIRouter()
@@ -181,11 +181,9 @@ async def methods() -> JSONResponse:
 
 
 @router.get("/api/problem")
-async def problem(request: Request) -> JSONResponse:
+async def problem() -> JSONResponse:
     """A fresh problem of a kind that the bundled models know."""
-    model = service_of(request).model
-    families = ("arithmetic",) if model.name.startswith("arithmetic") else ("arithmetic", "countdown", "calculator")
-    drawn = draw(random.choice(families), secrets.randbits(48), round(random.uniform(0.1, 0.5), 2), "test")
+    drawn = draw(random.choice(CORE), secrets.randbits(48), round(random.uniform(0.1, 0.5), 2), "test")
     return JSONResponse({"family": drawn.family, "difficulty": drawn.difficulty, "prompt": drawn.prompt})
 
 

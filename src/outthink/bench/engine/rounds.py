@@ -99,7 +99,8 @@ def _measure_subject(
     with ExitStack() as stack:
         running = []
         for runner in runners:
-            for bits in [bits for bits in config.bits if bits in runner.bits]:
+            common: list[Bits] = [bits for bits in config.bits if runner.bits.count(bits)]
+            for bits in common:
                 progress(0, 1, f"{subject.name}: {runner.name} {bits} loads")
                 loaded = _load(subject, runner, bits, config, directory, measured, stack, progress)
                 running += [] if loaded is None else [loaded]

@@ -51,7 +51,7 @@ async def speculative_steps(
     """
     if draft is None:
         raise CapabilityError(
-            "speculative-steps needs a second model that writes first: name it, as in -o draft=arithmetic-s."
+            "speculative-steps needs a second model that writes first: name it, as in -o draft=outthink-s."
         )
     at_least(0, accept=accept)
     judge = verifier if verifier is not None and verifier.partial else None

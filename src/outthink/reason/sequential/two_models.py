@@ -48,7 +48,7 @@ async def two_models(
     answer weighs as its best line.
     """
     if second is None:
-        raise CapabilityError("two-models needs another model: name it, as in -o second=arithmetic-s.")
+        raise CapabilityError("two-models needs another model: name it, as in -o second=outthink-s.")
     at_least(1, n=n, in_flight=in_flight)
     at_least(1e-9, price=price)
     rng, joint = np.random.default_rng(lm.sampling.seed % 2**63), JointLM(lm, second)

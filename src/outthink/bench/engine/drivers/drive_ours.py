@@ -136,10 +136,9 @@ async def _timed(work: Callable[[], Awaitable[Any]]) -> tuple[float, Any]:
 
 async def _close(lm: LM, branches: list[Branch]) -> None:
     for branch in branches:
-        parent = branch.parent
         await branch.close()
-        if parent is not None and not parent.closed:
-            await parent.close()
+        if branch.parent is not None:
+            await branch.parent.close()  # of siblings, the first closes it
 
 
 def load(asked: dict[str, Any]) -> Ours:
