@@ -17,6 +17,7 @@ from outthink.core.errors import UserError
 from outthink.core.estimate import Estimate, paired_difference
 
 Json = dict[str, Any]
+Place = tuple[str, float]
 
 BAND = (0.3, 0.7)
 WANTED_GAIN = 0.2
@@ -39,8 +40,8 @@ def compare(results: Mapping[str, Json]) -> Json:
     """The comparison of coverage ``results`` by label, smallest model first, as plain JSON values.
 
     ``rows``: for each family and difficulty that all results have, greedy accuracy, gain and band of each, and
-    ``steps``, greedy accuracy of each model but the first minus that of the one before on the same problems. Raises
-    UserError where the results share too little for that.
+    ``steps``, greedy accuracy of each model but the first minus that of the one before on the same problems;
+    ``overall``: these steps over all problems together. Raises UserError where the results share too little for that.
     """
     by_place = [{(cell["family"], cell["difficulty"]): cell for cell in r["cells"]} for r in results.values()]
     places = sorted(set.intersection(*map(set, by_place)))
@@ -50,12 +51,13 @@ def compare(results: Mapping[str, Json]) -> Json:
     for place in places:
         cells = [cells[place] for cells in by_place]
         figures = [{k: c[k] for k in ("n", "greedy", "gain_at", "gain")} | {"in_band": in_band(c)} for c in cells]
-        steps = [_step(smaller, larger).to_json() for smaller, larger in pairwise(cells)]
+        steps = [paired_difference(*_pairs(smaller, larger)).to_json() for smaller, larger in pairwise(cells)]
         rows.append({"family": place[0], "difficulty": place[1], "models": figures, "steps": steps})
     return {
         "what": "sizes compared",
         "labels": list(results),
         "models": [result["models"][0] for result in results.values()],
+        "overall": [_overall(smaller, larger, places).to_json() for smaller, larger in pairwise(by_place)],
         "bands": [bands(result["cells"]) for result in results.values()],
         "rows": rows,
     }
@@ -74,6 +76,8 @@ def markdown(compared: Json) -> str:
         rows.append([row["family"], f"{row['difficulty']:g}", *(interval(f["greedy"]) for f in row["models"])])
         rows[-1] += [*steps, *gains]
     lines = [table(rows)]
+    for (smaller, larger), step in zip(pairwise(labels), compared["overall"], strict=True):
+        lines.append(f"Over all {step['n']:,} problems together, {larger} minus {smaller}: {interval(step, '+.3f')}.\n")
     for label, found in zip(labels, compared["bands"], strict=True):
         inside = [f"{family} ({', '.join(f'{d:g}' for d in at)})" for family, at in found.items() if at]
         lines.append(
@@ -111,12 +115,17 @@ def draw(results: Mapping[str, Json], path: Path) -> None:
     save(figure, path)
 
 
-def _step(smaller: Json, larger: Json) -> Estimate:
-    """Greedy accuracy of ``larger`` minus that of ``smaller`` on the problems that both were asked."""
+def _overall(smaller: Mapping[Place, Json], larger: Mapping[Place, Json], places: Sequence[Place]) -> Estimate:
+    pairs = [_pairs(smaller[place], larger[place]) for place in places]
+    return paired_difference([a for ours, _ in pairs for a in ours], [b for _, theirs in pairs for b in theirs])
+
+
+def _pairs(smaller: Json, larger: Json) -> tuple[list[bool], list[bool]]:
+    """Whether ``larger`` and ``smaller`` were right greedily, on the problems that both were asked."""
     known = {key: right for key, right, _ in smaller["problems"]}
     pairs = [(bool(right), bool(known[key])) for key, right, _ in larger["problems"] if key in known]
     if not pairs:
         raise UserError(
             f"The results share no problem of '{larger['family']}' at {larger['difficulty']:g}: use the same --seed."
         )
-    return paired_difference([a for a, _ in pairs], [b for _, b in pairs])
+    return [a for a, _ in pairs], [b for _, b in pairs]

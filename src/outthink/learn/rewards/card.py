@@ -29,6 +29,8 @@ def reward_card(
     command = f"outthink reward train --kind {kind} --labels {Path(settings['labels']).name} --model {policy}{minutes}"
     amount = f"{data['marks']:,} labels on {data['documents']:,} lines of {data['problems']:,} problems"
     length = f"{progress.step:,} steps, {progress.tokens:,} tokens, {progress.seconds / 60:.1f} minutes"
+    article = "An" if kind == "outcome" else "A"
+    rollouts = "" if labels["labels"] == "outcomes" else f", {labels['rollouts']} rollouts a prefix"
     heldout = (
         f"{figures['heldout_loss']:.4f} nats a label on {figures['heldout_problems']:,} problems kept out "
         f"(a constant would have {figures['constant_loss']:.4f})"
@@ -45,8 +47,8 @@ tags: [outthink, reward-model, {kind}-reward-model]
 
 # {name}
 
-A {kind} reward model: the log-odds that a solution which `{policy}` is writing ends with a right answer. Its trunk is
-that of `{policy}`, with a head of one output. It is read {_READ[kind]}.
+{article} {kind} reward model: the log-odds that a solution which `{policy}` is writing ends with a right answer. Its
+trunk is that of `{policy}`, with a head of one output. It is read {_READ[kind]}.
 
 | | |
 | --- | --- |
@@ -54,7 +56,7 @@ that of `{policy}`, with a head of one output. It is read {_READ[kind]}.
 | labels | {labels["labels"]}: {amount} |
 | left out | {data["too_long"]:,} lines longer than {settings["widths"][-1]:,} tokens |
 | problems | `{labels["suite"]}`, {labels["split"]} split, difficulty 0 to {labels["hardest"]:g} |
-| sampled | by `{labels["model"]}` at temperature {labels["temperature"]:g}, {labels["rollouts"]} rollouts a prefix |
+| sampled | by `{labels["model"]}` at temperature {labels["temperature"]:g}{rollouts} |
 | rollout tokens | {data["tokens"]:,} |
 | training | {length} on `{settings["device"]}` |
 | held out | {heldout} |
