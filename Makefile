@@ -9,7 +9,7 @@ demo: $(VENV)/.installed  ## Watch a small model think: sample, vote, verify; pr
 	$(BIN)/outthink demo
 
 test: $(VENV)/.installed-dev check  ## Lint, types, import rules, then the test suite.
-	$(BIN)/python -m pytest -m "not slow and not gpu and not clients"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu and not clients"
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check src tests

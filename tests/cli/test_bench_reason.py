@@ -35,7 +35,7 @@ def test_the_table_and_the_json_say_the_same(run, model, tmp_path):
         assert any(all(figure in line.split() for figure in figures) for line in ran.out.splitlines())
     assert "n = 3 problems in every cell; no bill exceeded its budget" in ran.out
     assert "n is too small to tell" in ran.out
-    assert told.json["command"].startswith("outthink ")
+    assert told.json["command"].startswith("outthink")
     assert told.json["spending"]["greedy"]
 
 

@@ -187,6 +187,9 @@ def test_mistakes_are_told(world: Path, trained: tuple[Path, dict], tmp_path: Pa
     outcomes = write_labels(tmp_path / "outcomes.jsonl.gz", labels="outcomes")
     with pytest.raises(UserError, match="labels of whole lines alone"):
         train_reward(config(world, tmp_path / "run", labels=outcomes))
+    foreign = write_labels(tmp_path / "foreign.jsonl.gz", weights="0123456789abcdef")
+    with pytest.raises(UserError, match="labels of lines by another model"):
+        train_reward(config(world, tmp_path / "run", labels=foreign))
     test = write_labels(tmp_path / "test.jsonl.gz", get_suite("arithmetic").sample("test", 3, 0))
     with pytest.raises(UserError, match="holds test problems; only training problems"):
         train_reward(config(world, tmp_path / "run", labels=test))

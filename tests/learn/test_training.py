@@ -115,8 +115,7 @@ def test_the_learning_rate_warms_up_holds_and_falls_to_nothing(step: int) -> Non
     ("changes", "message"),
     [
         ({"size": "XL"}, "Unknown model size 'XL'"),
-        ({"steps": None}, "either minutes or steps"),
-        ({"minutes": 1.0}, "either minutes or steps"),
+        ({"minutes": 1.0}, "in minutes or in steps, not both"),
         ({"steps": -3}, "steps is -3"),
         ({"optimizer": "sgd"}, "optimizer is 'sgd'"),
         ({"precision": "fp8"}, "precision is 'fp8'"),

@@ -147,11 +147,12 @@ def test_grants_never_exceed_what_there_is(tokens, requests):
         if flying and (share < 0.5 or not purse.opened):
             grant, spent = flying.pop(0)
             ledger.charge(decoded=spent)
-            purse.settle(grant, spent, spent / grant.num_children)
+            purse.settle(grant, spent, spent / grant.num_children, alone=not flying)
     assert ledger.bill.tokens <= tokens
-    for grant, spent in flying:
+    while flying:
+        grant, spent = flying.pop(0)
         ledger.charge(decoded=spent)
-        purse.settle(grant, spent, 1.0)
+        purse.settle(grant, spent, 1.0, alone=not flying)
     if purse.opened:
         assert purse.free == ledger.tokens_left
 
@@ -169,7 +170,7 @@ def test_enough_is_held_back_for_one_line_until_there_is_an_answer():
     while purse.has_room(hold=True):
         grant = purse.take(4, 1000, sharing=1, hold=True)
         ledger.charge(decoded=int(grant.reserved))
-        purse.settle(grant, int(grant.reserved), grant.each)
+        purse.settle(grant, int(grant.reserved), grant.each, alone=True)
     assert purse.dry and ledger.bill.tokens == 75
     assert purse.has_room(hold=False) and not purse.dry
 
@@ -178,6 +179,6 @@ def test_near_the_end_fewer_children_are_granted_rather_than_cut_ones():
     ledger = Ledger(Budget(tokens=100))
     purse = Purse(ledger)
     ledger.charge(decoded=20)
-    purse.settle(purse.take(2, 1000, sharing=1, hold=False), 20, 10.0)
+    purse.settle(purse.take(2, 1000, sharing=1, hold=False), 20, 10.0, alone=True)
     grant = purse.take(16, 1000, sharing=4, hold=False)
     assert grant.each >= 12 and grant.num_children == 6

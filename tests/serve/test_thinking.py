@@ -112,7 +112,8 @@ def test_a_cancelled_solve_frees_its_pages_within_a_second(client, model):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_frees_its_pages_within_a_second(client, model, stream):
-    body = b'{"messages":[{"role":"user","content":"compute 17 + 5"}],"thinking":{"budget":250000},"stream":%s}'
+    body = b'{"messages":[{"role":"user","content":"compute 17 + 5"}],"stream":%s,'
+    body += b'"thinking":{"budget":250000,"options":{"n":4096}}}'
     body %= b"true" if stream else b"false"
     request = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", client.port)) as raw:

@@ -13,10 +13,17 @@ from outthink.core.errors import UserError
 
 
 def train(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the run; a run found there is continued.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Directory of the run; one found there is continued. [default: runs/SUITE-SIZE]"
+        ),
+    ] = None,
     size: Annotated[str, typer.Option(help="XS, S, M or L.")] = "S",
-    suite: Annotated[str, typer.Option(help="A suite of tasks, or a single family.")] = "arithmetic",
-    minutes: Annotated[float | None, typer.Option(help="How long, over all sittings.")] = None,
+    suite: Annotated[str, typer.Option(help="A suite of tasks, or a single family.")] = "outthink-core",
+    minutes: Annotated[
+        float | None, typer.Option(help="How long, over all sittings. [default: 2, 45, 120, 240 for XS, S, M, L]")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="How many optimizer steps, instead of minutes.")] = None,
     seed: SeedOption = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -47,7 +54,7 @@ def train(
     config = TrainConfig(
         size=size,
         suite=suite,
-        out=out,
+        out=out or Path("runs") / f"{suite}-{size.lower()}",
         minutes=minutes,
         steps=steps,
         seed=seed,

@@ -70,8 +70,9 @@ class TrainConfig:
     def resolve(self) -> TrainConfig:
         """This configuration with every choice made. Raises UserError for values that cannot be trained with."""
         size = get_size(self.size)
-        if (self.minutes is None) == (self.steps is None):
-            raise UserError("Say how long to train: either minutes or steps, not both.")
+        if self.minutes is not None and self.steps is not None:
+            raise UserError("Say how long to train in minutes or in steps, not both.")
+        minutes = size.minutes if self.minutes is None and self.steps is None else self.minutes
         positive = {"minutes": self.minutes, "steps": self.steps, "learning_rate": self.learning_rate}
         positive |= {"batch_tokens": self.batch_tokens, "micro_tokens": self.micro_tokens, "context": self.context}
         for name, value in positive.items():
@@ -92,6 +93,7 @@ class TrainConfig:
         return replace(
             self,
             out=Path(self.out),
+            minutes=minutes,
             widths=widths,
             learning_rate=self.learning_rate or size.learning_rate,
             batch_tokens=batch_tokens,

@@ -15,7 +15,9 @@ from outthink.models.fields import read_json
 
 @dataclass(frozen=True)
 class Size:
-    """The shape of one size. ``learning_rate`` and ``batch_tokens`` (per optimizer step) are the recipe's defaults."""
+    """The shape of one size. ``learning_rate``, ``batch_tokens`` (per optimizer step) and ``minutes`` are the recipe's
+    defaults.
+    """
 
     name: str
     hidden_size: int
@@ -26,15 +28,16 @@ class Size:
     head_dim: int
     learning_rate: float
     batch_tokens: int
+    minutes: float
 
 
 SIZES: Mapping[str, Size] = {
     size.name: size
     for size in (
-        Size("XS", 64, 160, 2, 2, 1, 32, 4e-3, 4096),  # 0.1M: for trying the recipe out
-        Size("S", 128, 352, 5, 4, 2, 32, 5e-3, 8192),  # 1.0M
-        Size("M", 256, 704, 7, 8, 4, 32, 4e-3, 8192),  # 5.2M
-        Size("L", 512, 1408, 9, 16, 8, 32, 2e-3, 65536),  # 26M
+        Size("XS", 64, 160, 2, 2, 1, 32, 4e-3, 4096, 2),  # 0.1M: for trying the recipe out
+        Size("S", 128, 352, 5, 4, 2, 32, 5e-3, 8192, 45),  # 1.0M
+        Size("M", 256, 704, 7, 8, 4, 32, 4e-3, 8192, 120),  # 5.2M
+        Size("L", 512, 1408, 9, 16, 8, 32, 2e-3, 65536, 240),  # 26M
     )
 }
 ROPE_THETA = 10000.0

@@ -137,7 +137,7 @@ class Arithmetic:
         return self._problem(tree, modulus, f"{lead} {text}", problem.seed, problem.difficulty)
 
     def read(self, prompt: str) -> Problem | None:
-        """The problem of an expression with + - * and brackets, then perhaps ``mod m`` for all of it, else None.
+        """The problem of an expression with + - * and brackets, perhaps all bracketed and then ``mod m``, else None.
 
         The word ``compute`` may be left out, and operators may be words; the prompt of the result is in standard form.
         """
@@ -147,6 +147,8 @@ class Arithmetic:
         expression, modulus = text[1].lower(), None
         if (residue := _MODULUS.fullmatch(expression)) is not None:
             expression, modulus = residue[1], int(residue[2])
+            if not _stands_alone(expression.strip()):
+                return None  # "2 + 3 mod 5" may mean either
         for word, sign in SIGNS.items():
             expression = expression.replace(word, sign)
         tree = parse_tree(expression)
@@ -208,3 +210,15 @@ def _commute(rng: random.Random, tree: Tree) -> Tree:
     operator, left, right = tree[0], _commute(rng, tree[1]), _commute(rng, tree[2])
     swap = operator != "-" and rng.random() < 0.5
     return (operator, right, left) if swap else (operator, left, right)
+
+
+def _stands_alone(expression: str) -> bool:
+    """Whether a sign after ``expression`` could only mean all of it: it is a number, or one pair of brackets."""
+    if expression.isdigit():
+        return True
+    depth = 0
+    for at, character in enumerate(expression):
+        depth += (character == "(") - (character == ")")
+        if depth == 0:
+            return expression.startswith("(") and at == len(expression) - 1
+    return False

@@ -35,7 +35,10 @@ class Family(Protocol):
         ...
 
     def extendable(self, problem: Problem, partial: str) -> bool:
-        """Whether some text appended to ``partial`` makes a solution whose every step and answer are right."""
+        """Whether some text appended to ``partial`` makes a solution in the family's accepted form, every step right.
+
+        `Problem.extendable` accepts other ways of writing a complete answer as well.
+        """
         ...
 
     def rerender(self, problem: Problem, seed: int) -> Problem:
@@ -92,8 +95,17 @@ class Problem:
         return family(self.family).check(self, answer.strip())
 
     def extendable(self, partial: str) -> bool:
-        """Whether ``partial`` can still become a right solution, by the family's exact step oracle."""
-        return family(self.family).extendable(self, partial)
+        """Whether ``partial`` can still become a right solution, by the family's exact step oracle.
+
+        An answer that is complete may be written in any way that `check` accepts, once the steps before it allow one.
+        The steps themselves must be of the accepted form that the family's module describes.
+        """
+        source = family(self.family)
+        if source.extendable(self, partial):
+            return True
+        steps, marker, answer = partial.removesuffix("\n").rpartition(ANSWER)
+        at_line = marker != "" and (steps == "" or steps.endswith("\n")) and "\n" not in answer
+        return at_line and source.extendable(self, steps + ANSWER) and source.check(self, answer.strip())
 
     def rerender(self, seed: int) -> Problem:
         return family(self.family).rerender(self, seed)

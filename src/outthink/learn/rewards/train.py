@@ -23,6 +23,7 @@ from outthink.learn.rewards.documents import Encoder, RewardDocument, documents_
 from outthink.learn.rewards.export import export_reward, reward_config
 from outthink.learn.rewards.plan import Plan
 from outthink.learn.rewards.records import LabelledProblem
+from outthink.learn.rewards.rollouts import weights_digest
 from outthink.learn.rewards.scoring import mean_loss, packed_reward_loss, score_documents
 from outthink.learn.rewards.store import read_labels
 from outthink.models.config import ModelConfig
@@ -145,7 +146,12 @@ def _tokenizer(policy: Path) -> tokenizers.Tokenizer:
 
 
 def _check_labels(config: RewardConfig, settings: dict[str, Any], found: list[LabelledProblem]) -> None:
-    """Only training problems may be learned from, and a process reward needs labels of steps."""
+    """Only training problems may be learned from, labelled by the trunk's own lines; a process reward needs steps'."""
+    if settings.get("weights") not in (None, weights_digest(config.model)):
+        raise UserError(
+            f"{config.labels} holds labels of lines by another model, {settings.get('model')!r}, with other weights "
+            f"than {config.model}: name that one as --model, or label again."
+        )
     wrong = [record.problem for record in found if record.problem.split != "train"]
     if wrong:
         raise UserError(f"{config.labels} holds {wrong[0].split} problems; only training problems are trained on.")

@@ -152,3 +152,11 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
+    for pipe in (process.stdout, process.stderr):  # to their ends, so that the loop lets go of them
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GRACE_S):
+                while pipe is not None and await pipe.read(1 << 14):
+                    pass
+    await asyncio.sleep(0)
