@@ -37,3 +37,21 @@ def test_a_residue_that_may_mean_either_is_not_read(text):
 def test_a_residue_of_all_is_read():
     assert get_family("arithmetic").read("compute ((1 + 2) * (3 + 4)) mod 5").answer == "1"
     assert get_family("arithmetic").read("compute 17 mod 5").answer == "2"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ann sold 5 pens. how many pens does ann have?",
+        "ann has 5 pens. bob has 5 more than ann. how many hats does bob have?",
+    ],
+)
+def test_a_story_about_other_things_than_are_asked_for_is_not_read(text):
+    assert get_family("calculator").read(text) is None
+
+
+def test_a_story_is_read_whoever_tells_it():
+    for seed in range(20):
+        [problem] = draw_problems("calculator", 0.5, "train", 1, seed)
+        for told in (problem, problem.rerender(seed)):
+            assert get_family("calculator").read(told.prompt).answer == problem.answer

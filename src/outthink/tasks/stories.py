@@ -117,20 +117,23 @@ class Story:
 
 def tell_story(story: Story, in_full: bool = False, spelled: bool = False) -> str:
     """The text of ``story``. ``in_full``: every sentence names the item; ``spelled``: small numbers are words."""
-    verb, auxiliary, infinitive = VERBS[story.verb]
-    of = f" {story.item}" if in_full else ""
-    sentences = []
-    for quantity in story.quantities:
-        words = {f"s{index}": source for index, source in enumerate(quantity.sources)}
-        for index, number in enumerate(quantity.numbers):
-            words[f"n{index}"] = WORDS[number] if spelled and number < len(WORDS) else str(number)
-        if quantity.kind == "part":
-            words["n0"] = PARTS[quantity.numbers[0]]
-        sentences.append(TELL[quantity.kind].format(name=quantity.name, verb=verb, item=story.item, of=of, **words))
+    _, auxiliary, infinitive = VERBS[story.verb]
+    sentences = [_tell(story, quantity, in_full, spelled) for quantity in story.quantities]
     who, end = " and ".join(story.question), f" {TOGETHER}" if len(story.question) > 1 else ""
     if end and auxiliary == "does":
         auxiliary = "do"
     return ". ".join([*sentences, f"how many {story.item} {auxiliary} {who} {infinitive}{end}?"])
+
+
+def _tell(story: Story, quantity: Quantity, in_full: bool, spelled: bool) -> str:
+    words = {f"s{index}": source for index, source in enumerate(quantity.sources)}
+    for index, number in enumerate(quantity.numbers):
+        words[f"n{index}"] = WORDS[number] if spelled and number < len(WORDS) else str(number)
+    if quantity.kind == "part":
+        words["n0"] = PARTS[quantity.numbers[0]]
+    of = f" {story.item}" if in_full else ""
+    verb = VERBS[story.verb][0]
+    return TELL[quantity.kind].format(name=quantity.name, verb=verb, item=story.item, of=of, **words)
 
 
 def _pattern(template: str) -> re.Pattern[str]:
@@ -151,7 +154,10 @@ _NUMBER = {word: number for number, word in (*enumerate(WORDS), *PARTS.items())}
 
 
 def read_story(text: str) -> Story | None:
-    """The story that ``text`` tells in the sentences above, its question last; None where it tells none with values."""
+    """The story that ``text`` tells in the sentences above, its question last; None where it tells none with values.
+
+    All sentences are about what the question asks for: the same things, had or sold or made alike.
+    """
     if len(text) > MAX_STORY:
         return None
     *sentences, question = re.split(r"[.\n]\s*", text.strip().lower().rstrip("?. "))
@@ -165,6 +171,10 @@ def read_story(text: str) -> Story | None:
     who = (asked["first"],) if asked["second"] is None else (asked["first"], asked["second"])
     verb = [infinitive for _, _, infinitive in VERBS].index(asked["verb"])
     story = Story(tuple(quantity for quantity in quantities if quantity is not None), who, asked["item"], verb)
+    ways = [(in_full, spelled) for in_full in (False, True) for spelled in (False, True)]
+    for sentence, quantity in zip(sentences, story.quantities, strict=True):
+        if sentence not in [_tell(story, quantity, *way) for way in ways]:
+            return None
     return story if story.values() is not None and not {*who} - {*names} else None
 
 
