@@ -115,9 +115,10 @@ def test_a_kill_loses_only_what_was_in_flight(model, measured, tmp_path, after):
 
     with pytest.raises(KilledError):
         run(model, CONFIG, out, kill)
-    assert len((tmp_path / "cut.records.jsonl").read_text().splitlines()) == after + 1
+    kept = len((tmp_path / "cut.records.jsonl").read_text().splitlines()) - 1
+    assert kept >= after  # some that were in flight may have been finished as well
     result = run(model, CONFIG, out)
-    assert result["this_sitting"]["problems"] == 6 - after
+    assert result["this_sitting"]["problems"] == 6 - kept
     assert without_circumstances(result) == without_circumstances(measured[1])
     assert (
         out.with_suffix(".records.jsonl.gz").read_bytes() == measured[0].with_suffix(".records.jsonl.gz").read_bytes()
