@@ -12,6 +12,21 @@ def model(tmp_path_factory):
         yield loaded
 
 
+@pytest.fixture(scope="session")
+def endless(tmp_path_factory):
+    """A model whose lines end only with its long context, so that whoever asks it is still waiting."""
+    directory = make_model(tmp_path_factory.mktemp("served") / "endless", ends=False, context=200_000)
+    with outthink.load(directory) as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def waiting(endless):
+    with served(endless) as client:
+        yield client
+    assert not endless.thread.call(endless.engine.scheduler.leases), "a request left pages behind"
+
+
 @pytest.fixture
 def client(model):
     with served(model) as client:
