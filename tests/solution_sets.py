@@ -43,9 +43,10 @@ def check_oracle(oracle: Callable[[str], bool], solutions: Iterable[str]) -> Non
     beginnings = {solution[:end] for solution in solutions for end in range(len(solution) + 1)}
     characters = {character for solution in solutions for character in solution} | set("az09 \n>,:#")
     complete = set(solutions)
-    for beginning in beginnings:
+    for beginning in sorted(beginnings):
         assert oracle(beginning), f"rejected: {beginning!r}"
-        for character in characters:
+    for beginning in sorted(beginnings):
+        for character in sorted(characters):
             text = beginning + character
             expected = text in beginnings or (beginning in complete and character == "\n")
             assert oracle(text) == expected, f"oracle says {not expected}: {text!r}"
