@@ -113,7 +113,7 @@ def test_broken_oracles_are_caught(fault: str) -> None:
             yield "answer: unknown", None
 
     start = frozenset((p, sign) for thing, p, sign in facts if thing == subject)
-    with pytest.raises(AssertionError, match="oracle says True|rejected"):
+    with pytest.raises(AssertionError, match=r"oracle says True|rejected"):
         check_oracle(lambda partial: follows(partial, start, moves), accepted_solutions(problem))
 
 
