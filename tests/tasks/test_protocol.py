@@ -108,6 +108,16 @@ def test_laws_hold_on_many_problems(name: str) -> None:
     check_family(get_family(name), draws(10_000), RIGHT.get(name))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_beginning_of_gold_can_still_become_right(name: str) -> None:
+    family = get_family(name)
+    for seed, difficulty in draws(10_000):
+        problem = family.generate(seed, difficulty)
+        for end in range(len(problem.solution) + 1):
+            assert family.extendable(problem, problem.solution[:end]), (seed, difficulty, problem.solution[:end])
+
+
 class TooGenerous(Arithmetic):
     """Its step oracle always says yes."""
 

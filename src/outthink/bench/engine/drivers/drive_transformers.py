@@ -67,7 +67,7 @@ class Transformers:
     def branches(self, prompt: list[int], firsts: list[int], new_tokens: int) -> tuple[float, list[list[int]]]:
         """See `protocol.Runner`. The prompt is computed once, and its keys and values copied to every row."""
         if self.compiled:
-            raise NotImplementedError("a static cache has no rows to copy a prompt's keys and values to")
+            raise ValueError("a static cache has no rows to copy a prompt's keys and values to")
         start = perf_counter()
         cache = self._cache(0)
         self._step(torch.tensor([prompt]), cache, 0)
