@@ -29,7 +29,6 @@ def serve(
     database: Annotated[
         str | None, typer.Option(help="SQLAlchemy URL of the job database; by default SQLite under ~/.local/state.")
     ] = None,
-    log_prompts: Annotated[bool, typer.Option(help="Write the text of requests into the log.")] = False,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "auto",
     backend: BackendOption = "auto",
@@ -55,7 +54,6 @@ def serve(
         max_tokens=max_tokens,
         deadline=deadline,
         database=database or f"sqlite:///{default_state_directory() / 'jobs.db'}",
-        log_prompts=log_prompts,
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     with open_model(model, device, dtype, backend, weights=weights) as loaded:

@@ -16,8 +16,8 @@ class ServeConfig:
     ``api_keys``: none means that whoever reaches the port may use it, which is refused off loopback. ``max_running``
     requests are worked on at once and ``max_waiting`` wait; the next is answered 429. ``max_tokens`` bounds what one
     request may have computed over all its branches (positions), ``max_branches`` how many it may have at once,
-    ``deadline`` its seconds. ``database`` is an SQLAlchemy URL for jobs. ``log_prompts``: write the text of requests
-    into the log. ``drain`` is how many seconds requests in flight are given when the server is told to stop.
+    ``deadline`` its seconds. ``database`` is an SQLAlchemy URL for jobs. ``drain`` is how many seconds requests in
+    flight are given when the server is told to stop.
     """
 
     host: str = "127.0.0.1"
@@ -32,7 +32,6 @@ class ServeConfig:
     deadline: float = 600.0
     database: str = "sqlite://"
     max_jobs: int = 4
-    log_prompts: bool = False
     drain: float = 30.0
 
     def __post_init__(self) -> None:

@@ -64,6 +64,7 @@ class Service:
             async with self.gate.admitted(tenant):
                 self.metrics.queue_seconds.observe(time.monotonic() - began)
                 yield
+            self.metrics.whole.observe(time.monotonic() - began)
 
     async def encode(self, text: str, special: bool = True) -> list[int]:
         """Token ids of ``text``, made off the event loop."""
