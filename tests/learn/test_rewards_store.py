@@ -18,7 +18,7 @@ RECORDS = [
         index,
         problem,
         (LabelledLine(problem.solution, True, True, (StepLabel(7, 1 / 3, 6), StepLabel(9, 0.0, 0))),),
-        prefilled=10 + index,
+        prompt=10 + index,
         decoded=100,
     )
     for index, problem in enumerate(PROBLEMS)

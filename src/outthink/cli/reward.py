@@ -90,14 +90,14 @@ def label(
         "lines": len(every),
         "right": sum(line.right for line in every),
         "step_labels": sum(len(line.steps) for line in every),
-        "prefilled": sum(record.prefilled for record in found),
+        "prompt": sum(record.prompt for record in found),
         "decoded": sum(record.decoded for record in found),
     }
     if json:
         print_json(result)
     else:
         amount = f"{result['step_labels']:,} labels of steps on {result['lines']:,} lines, {result['right']:,} right"
-        spent = f"{result['prefilled'] + result['decoded']:,} tokens"
+        spent = f"{result['prompt'] + result['decoded']:,} tokens"
         out().print(f"{amount}, of {result['problems']:,} problems, for {spent}: {output}", soft_wrap=True)
 
 

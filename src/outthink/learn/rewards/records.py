@@ -50,24 +50,26 @@ class LabelledLine:
 class LabelledProblem:
     """What was found out about the problem at place ``index`` of a stream.
 
-    ``prefilled`` and ``decoded`` are the positions that were computed for it: what the labels cost.
+    ``prompt`` and ``decoded`` are the positions that were read and drawn for it: what the labels cost. A position of
+    the prompt counts once, whether the cache happened to hold it or not, so that the figure does not depend on what
+    else the engine was doing.
     """
 
     index: int
     problem: Problem
     lines: tuple[LabelledLine, ...]
-    prefilled: int
+    prompt: int
     decoded: int
 
     @property
     def tokens(self) -> int:
-        """The positions computed for these labels."""
-        return self.prefilled + self.decoded
+        """The positions read and drawn for these labels."""
+        return self.prompt + self.decoded
 
     def to_json(self) -> dict[str, Any]:
         problem = {field.name: getattr(self.problem, field.name) for field in fields(Problem)}
         lines = [line.to_json() for line in self.lines]
-        tokens = {"prefilled": self.prefilled, "decoded": self.decoded}
+        tokens = {"prompt": self.prompt, "decoded": self.decoded}
         return {"index": self.index, "problem": problem, "lines": lines, "tokens": tokens}
 
     @classmethod
@@ -75,4 +77,4 @@ class LabelledProblem:
         stated: dict[str, Any] = {**raw["problem"], "steps": tuple(raw["problem"]["steps"])}
         problem = Problem(**stated)
         lines = tuple(map(LabelledLine.from_json, raw["lines"]))
-        return cls(raw["index"], problem, lines, raw["tokens"]["prefilled"], raw["tokens"]["decoded"])
+        return cls(raw["index"], problem, lines, raw["tokens"]["prompt"], raw["tokens"]["decoded"])

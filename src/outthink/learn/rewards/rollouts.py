@@ -130,7 +130,7 @@ async def label_one(
     async with await lm.root(question.prompt) as root:
         lines = await labeler.label(question, root)
     bill = lm.ledger.bill
-    return LabelledProblem(index, problem, tuple(lines), bill.prefilled, bill.decoded)
+    return LabelledProblem(index, problem, tuple(lines), bill.prefilled + bill.cached, bill.decoded)
 
 
 def _run(work: Any) -> None:
