@@ -14,12 +14,12 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp
 
 from outthink.core.errors import OutthinkError
 from outthink.lm.model import Model
 from outthink.serve import openai_routes, other_routes, responses_routes
 from outthink.serve.config import ServeConfig
+from outthink.serve.database import Database
 from outthink.serve.failures import ApiError, as_api_error
 from outthink.serve.gate import Gate
 from outthink.serve.guard import Guard
@@ -27,17 +27,18 @@ from outthink.serve.jobs import Jobs
 from outthink.serve.metrics import Metrics
 from outthink.serve.service import Service
 from outthink.serve.store import Store
+from outthink.serve.stored import Stored
 
 PAGE = Path(__file__).parent / "page"
 log = logging.getLogger("outthink.serve")
 
 
-def make_app(model: Model, config: ServeConfig) -> ASGIApp:
+def make_app(model: Model, config: ServeConfig) -> Guard:
     """The ASGI application that serves ``model``. It does not own the model: close that yourself afterwards."""
     gate = Gate(config.max_running, config.max_waiting)
     service = Service(model, config, gate, Metrics(model.thread, gate, config.served_name or model.name))
-    store = Store(config.database)
-    jobs = Jobs(service, store)
+    store, stored = Store(Database(config.database)), Stored()
+    jobs = Jobs(service, store, stored)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -51,6 +52,7 @@ def make_app(model: Model, config: ServeConfig) -> ASGIApp:
                     await gate.drain()
             except TimeoutError:
                 log.warning("stopping with %d requests in flight", gate.num_running)
+            stored.close()
             store.close()
 
     app = FastAPI(title="Outthink", lifespan=lifespan, docs_url=None, redoc_url=None)

@@ -17,7 +17,8 @@ class ServeConfig:
     requests are worked on at once and ``max_waiting`` wait; the next is answered 429. ``max_tokens`` bounds what one
     request may have computed over all its branches (positions), ``max_branches`` how many it may have at once,
     ``deadline`` its seconds. ``database`` is an SQLAlchemy URL for jobs. ``drain`` is how many seconds requests in
-    flight are given when the server is told to stop.
+    flight are given when the server is told to stop. ``max_jobs`` solves and ``max_rows`` rows of batches are worked on
+    at once; an uploaded file has at most ``max_file`` bytes, and one client's files at most ``max_stored`` together.
     """
 
     host: str = "127.0.0.1"
@@ -32,6 +33,9 @@ class ServeConfig:
     deadline: float = 600.0
     database: str = "sqlite://"
     max_jobs: int = 4
+    max_rows: int = 16
+    max_file: int = 64 << 20
+    max_stored: int = 1 << 30
     drain: float = 30.0
 
     def __post_init__(self) -> None:
@@ -42,7 +46,7 @@ class ServeConfig:
             )
         if any(len(key) < 8 or not key.isascii() or not key.isprintable() or " " in key for key in self.api_keys):
             raise UserError("An API key needs at least 8 printable ASCII characters, none of them a space.")
-        for name in ("max_running", "max_body", "max_tokens", "max_branches", "max_jobs"):
+        for name in ("max_running", "max_body", "max_tokens", "max_branches", "max_jobs", "max_rows", "max_file"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)!r} must be at least 1.")
         if not 0 <= self.port <= 65535:

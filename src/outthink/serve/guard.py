@@ -15,6 +15,7 @@ from outthink.serve.config import ServeConfig
 from outthink.serve.failures import ApiError
 
 OPEN_PATH = b"/health"
+FILES_PATH = "/v1/files"
 MAX_HEADERS = 16 << 10
 _LOCAL_HOSTS = (b"localhost", b"127.0.0.1", b"[::1]")
 _REQUEST_ID_CHARS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
@@ -51,7 +52,7 @@ class Guard:
 
         try:
             state["tenant"] = self.admit(scope, headers)
-            body = _Limited(receive, self.config.max_body)
+            body = _Limited(receive, self._limit(scope))
             await self.app(scope, body, respond)
         except ApiError as error:
             await error.response()(scope, receive, respond)
@@ -65,8 +66,9 @@ class Guard:
             raise ApiError(404, "There is nothing at this path.", code="not_found")
         self._check_origin(headers)
         declared = _one(headers, b"content-length")
-        if declared is not None and (not declared.isdigit() or int(declared) > self.config.max_body):
-            raise ApiError(413, f"The body must be at most {self.config.max_body:,} bytes.", code="too_large")
+        limit = self._limit(scope)
+        if declared is not None and (not declared.isdigit() or int(declared) > limit):
+            raise ApiError(413, f"The body must be at most {limit:,} bytes.", code="too_large")
         if not self.config.api_keys:
             return ""
         key = _key(_one(headers, b"authorization") or b"")
@@ -83,6 +85,10 @@ class Guard:
             code="invalid_api_key",
             headers={"WWW-Authenticate": 'Basic realm="outthink"'},  # at which a browser asks for the key
         )
+
+    def _limit(self, scope: Scope) -> int:
+        """The most bytes that the body may have: of an upload, a file and what a form puts around it."""
+        return self.config.max_file + (16 << 10) if scope["path"] == FILES_PATH else self.config.max_body
 
     def _check_origin(self, headers: list[tuple[bytes, bytes]]) -> None:
         """Refuse pages of other sites, which a browser on this machine would otherwise let reach a loopback port."""

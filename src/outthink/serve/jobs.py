@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,17 +16,19 @@ from outthink.lm.local import LocalLM
 from outthink.serve.failures import ApiError, as_api_error
 from outthink.serve.schema import SolveRequest
 from outthink.serve.service import Service
-from outthink.serve.store import Job, Store, StoreError
+from outthink.serve.store import Job, Store
+from outthink.serve.stored import Stored
 from outthink.serve.thinking import Plan, deliberate, plan_of, progress, report
 
-log = logging.getLogger("outthink.serve")
 NEWS_SECONDS = 0.25
+NOTE_SECONDS = 5.0
 
 
 @dataclass
 class Running:
-    """A solve in this process: its task, and the `LM` once it has begun."""
+    """A solve in this process: whose it is, its task, and the `LM` once it has begun."""
 
+    tenant: str
     task: asyncio.Task[None]
     lm: LocalLM | None = None
 
@@ -37,42 +39,65 @@ class Jobs:
 
     service: Service
     store: Store
+    stored: Stored
     running: dict[str, Running] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._places = asyncio.Semaphore(self.service.config.max_jobs)
+        self._notes: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Go on with what is queued or was being worked on."""
-        for job in await asyncio.to_thread(self.store.unfinished):
+        for job in await asyncio.to_thread(self.store.adopted, self.service.name):
             self._launch(job)
 
     async def submit(self, tenant: str, request: SolveRequest) -> Job:
-        """Queue a solve. Raises what the request's plan raises, before anything is stored; 429 where too many wait."""
-        plan_of_solve(request)
-        if len(self.running) >= self.service.config.max_waiting:
+        """Queue a solve. Raises, before anything is stored, what the request's plan raises, ApiError 400 for a problem
+        that cannot fit, 429 where too many wait, and 503 where the server stops.
+        """
+        service = self.service
+        service.gate.refuse_if_closing()
+        await check_solve(service, request)
+        if len(self.running) >= service.config.max_waiting:
             raise ApiError(
                 429, "Too many solves wait already; try again later.", "rate_limit_error", headers={"Retry-After": "5"}
             )
-        job = await self._stored(self.store.add, tenant, request.model_dump(mode="json", exclude_unset=True))
+        asked = request.model_dump(mode="json", exclude_unset=True)
+        job = await self.stored.ask(self.store.add, tenant, service.name, asked)
         self._launch(job)
         return job
 
     async def get(self, job_id: str, tenant: str) -> Job:
         """A tenant's job. Raises ApiError 404."""
-        job = await self._stored(self.store.get, job_id, tenant)
+        job = await self.stored.ask(self.store.get, job_id, tenant)
         if job is None:
             raise ApiError(404, "There is no such solve.", code="not_found")
         return job
 
+    async def recent(self, tenant: str, limit: int) -> list[Job]:
+        """The newest jobs of a tenant, newest first."""
+        return await self.stored.ask(self.store.recent, tenant, limit)
+
     async def cancel(self, job_id: str, tenant: str) -> Job:
-        """Stop a solve and free its pages; one that is over stays as it is."""
-        await self.get(job_id, tenant)
-        await self._stored(self.store.set, job_id, "cancelled")
+        """Stop a solve and free its pages, whatever the database says; one that is over stays as it is.
+
+        Raises ApiError 404, and 503 where the database does not take it: it will be told again.
+        """
         running = self.running.get(job_id)
-        if running is not None:
+        if running is None or running.tenant != tenant:
+            await self.get(job_id, tenant)
+        else:
             running.task.cancel()
             await asyncio.gather(running.task, return_exceptions=True)
+        note = asyncio.create_task(self.stored.insist(self.store.set, job_id, "cancelled"))
+        self._notes.add(note)
+        note.add_done_callback(self._notes.discard)
+        await asyncio.wait((note,), timeout=NOTE_SECONDS)
+        if not note.done():
+            raise ApiError(
+                503, "The solve was stopped; the job database, which cannot be used now, will be told.", "server_error",
+                code="store_unavailable",
+            )  # fmt: skip
         return await self.get(job_id, tenant)
 
     def show(self, job: Job, with_tree: bool = False) -> dict[str, Any]:
@@ -99,56 +124,51 @@ class Jobs:
 
     async def close(self) -> None:
         """Stop working; what is unfinished stays in the store, for the next process to take up."""
-        tasks = [running.task for running in self.running.values()]
+        tasks = [*(running.task for running in self.running.values()), *self._notes]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _launch(self, job: Job) -> None:
         task = asyncio.create_task(self._run(job))
-        self.running[job.id] = Running(task)
+        self.running[job.id] = Running(job.tenant, task)
         task.add_done_callback(lambda _: self.running.pop(job.id, None))
 
     async def _run(self, job: Job) -> None:
         async with self._places:
-            try:
-                await self._stored(self.store.set, job.id, "running")
-                posterior = await self._solve(job)
-                status, result = "done", report(posterior, with_tree=True)
-            except (ApiError, OutthinkError, TimeoutError) as error:
-                status, result = "failed", as_api_error(error).body()["error"]
-            await self._keep(job.id, status, result)
+            await self.stored.insist(self.store.set, job.id, "running")
 
-    async def _solve(self, job: Job) -> Posterior:
-        request = SolveRequest.model_validate(job.request)
+            def watch(lm: LocalLM) -> None:
+                self.running[job.id].lm = lm
+
+            status, result = await solved(self.service, job.tenant, job.request, watch)
+            await self.stored.insist(self.store.set, job.id, status, result)
+
+
+async def solved(
+    service: Service, tenant: str, asked: Mapping[str, Any], watch: Callable[[LocalLM], None] = lambda _: None
+) -> tuple[str, dict[str, Any]]:
+    """Do what a `SolveRequest` asks: "done" and the posterior with its tree, or "failed" and the error."""
+    try:
+        request = SolveRequest.model_validate(asked)
         sampling = Sampling(temperature=request.temperature, seed=request.seed or 0)
-        prompt = _prompt(self.service, request.problem)
-        async with asyncio.timeout(self.service.config.deadline):
-            async for found in deliberate(self.service, job.tenant, prompt, plan_of_solve(request), sampling):
+        prompt = _prompt(service, request.problem)
+        async with asyncio.timeout(service.config.deadline):
+            async for found in deliberate(service, tenant, prompt, plan_of_solve(request), sampling):
                 if isinstance(found, Posterior):
-                    return found
-                self.running[job.id].lm = found
-        raise AssertionError("a deliberation ends in a posterior")
+                    return "done", report(found, with_tree=True)
+                watch(found)
+    except (ApiError, OutthinkError, TimeoutError) as error:
+        return "failed", as_api_error(error).body()["error"]
+    raise AssertionError("a deliberation ends in a posterior")
 
-    async def _keep(self, job_id: str, status: str, result: dict[str, Any]) -> None:
-        """Write a result, again and again while the database refuses: it was paid for."""
-        wait = 0.5
-        while True:
-            try:
-                await asyncio.to_thread(self.store.set, job_id, status, result)
-                return
-            except StoreError as error:
-                log.warning("cannot store the result of %s yet: %s", job_id, error)
-                await asyncio.sleep(wait)
-                wait = min(30.0, 2 * wait)
 
-    async def _stored(self, call: Any, *arguments: Any) -> Any:
-        try:
-            return await asyncio.to_thread(call, *arguments)
-        except StoreError as error:
-            raise ApiError(
-                503, "The job database cannot be written now.", "server_error", headers={"Retry-After": "5"}
-            ) from error
+async def check_solve(service: Service, request: SolveRequest) -> None:
+    """Raise what a solve would end with before it computes anything: ApiError for what cannot fit, or cannot be."""
+    plan_of_solve(request)
+    prompt = _prompt(service, request.problem)
+    tokens = await (service.encode(prompt) if isinstance(prompt, str) else service.encode_chat(prompt))
+    service.check_size([tokens], 1, 0)
 
 
 def plan_of_solve(request: SolveRequest) -> Plan:

@@ -131,7 +131,7 @@ async def create_solve(request: Request, body: SolveRequest) -> JSONResponse:
 async def list_solves(request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 20) -> JSONResponse:
     """The newest solves of this client."""
     jobs = jobs_of(request)
-    found = await asyncio.to_thread(jobs.store.recent, tenant_of(request), limit)
+    found = await jobs.recent(tenant_of(request), limit)
     return JSONResponse({"object": "list", "data": [jobs.show(job) for job in found]})
 
 
