@@ -37,6 +37,7 @@ class Offer:
     seeds: bool = True
     logprobs: int = 20
     echo: bool = True
+    echoes_the_next: bool = False
     stop: bool = True
     includes_stop: bool = True
     stream: bool = True
@@ -371,7 +372,8 @@ class _Job:
 
     def _prompt_log_probs(self):
         for at in range(1, len(self.prompt)):
-            law = log_softmax(self.server.law(tuple(self.prompt[:at])).astype(np.float32).astype(np.float64))
+            before = self.prompt[: at + self.offer.echoes_the_next]
+            law = log_softmax(self.server.law(tuple(before)).astype(np.float32).astype(np.float64))
             yield self.prompt[at], float(law[self.prompt[at]]), ()
 
     def events(self):

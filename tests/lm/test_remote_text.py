@@ -288,6 +288,15 @@ def test_probing_finds_what_is_offered(every_served):
     assert found["all"].context == 400 and found["bare"].context is None
 
 
+def test_log_probabilities_of_the_wrong_tokens_are_found_out():
+    for shifted in (False, True):
+        served = Served(replace(TEXT_ONLY, echoes_the_next=shifted))
+        try:
+            assert served.model.capabilities.completions.echoes is not shifted
+        finally:
+            served.close()
+
+
 def test_streams_without_log_probabilities_are_not_asked_for():
     served = Served(replace(TEXT_ONLY, streams_log_probs=False))
     try:

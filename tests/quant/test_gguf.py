@@ -9,6 +9,7 @@ import torch
 
 from hf_models import make_hf_model
 from outthink.core.errors import CheckpointError, UnknownNameError
+from outthink.lm.model import resolve
 from outthink.models.checkpoint import load_model
 from outthink.quant import gguf, gguf_tokenizer
 from outthink.quant.ggml import TYPES
@@ -254,3 +255,8 @@ def test_a_tensor_without_a_place(models, tmp_path):
         write_file(tmp_path / "x.gguf", read.metadata, [*entries, extra])
         with pytest.raises(CheckpointError, match=f"'{name}' has no place"):
             convert_gguf(tmp_path / "x.gguf", tmp_path / "x")
+
+
+def test_the_bundled_models_name_a_cut_that_keeps_their_operators_whole(tmp_path):
+    found = read_file(write_gguf(resolve("outthink-m"), tmp_path / "m.gguf", "bf16"))
+    assert found.metadata["tokenizer.ggml.pre"] == "superbpe"

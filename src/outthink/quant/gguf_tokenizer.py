@@ -15,8 +15,11 @@ _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _QWEN2 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-# llama.cpp's names of the regular expressions that cut text into words.
-_CUTS = {_QWEN2: "qwen2", _LLAMA3: "llama-bpe"}
+_OUTTHINK = r" ?\p{L}+|\p{N}| ?[()\[\]{}]| ?[^\s\p{L}\p{N}()\[\]{}]+ ?|\s"
+# llama.cpp's names of the regular expressions that cut text into words. It has none that keeps the space after an
+# operator with it, as the bundled models do; this one cuts at digits alone and leaves the rest to the merges, which
+# comes to the same but where a word begins after a symbol and a space.
+_CUTS = {_QWEN2: "qwen2", _LLAMA3: "llama-bpe", _OUTTHINK: "superbpe"}
 _DEFAULT_CUT = "gpt-2"
 _PATTERNS = {"qwen2": _QWEN2, "llama-bpe": _LLAMA3, "llama3": _LLAMA3, "llama-v3": _LLAMA3, "gpt-2": None}
 

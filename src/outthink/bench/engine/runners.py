@@ -45,10 +45,22 @@ RUNNERS = (
 # What pip is asked for, in this order. torch goes first and is named again: asked for by another package, pip might
 # pick a newer build with gigabytes of CUDA.
 TORCH = ("torch>=2.11,<2.14",)
+# Asked for by name: what optillm itself asks for has no solution that pip finds within minutes.
+_OPTILLM_NEEDS = (
+    *("flask", "cerebras_cloud_sdk", "openai", "z3-solver<=4.15.4.0", "sympy", "networkx", "scikit-learn", "nbconvert"),
+    *("nbformat", "ipython", "ipykernel", "math-verify", "PyYAML", "requests", "aiohttp", "tiktoken", "azure-identity"),
+    *("transformers>=5,<5.13", "beautifulsoup4", "lxml", "peft"),
+)
 INSTALLS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "llama.cpp": (("--no-binary", "llama-cpp-python", "llama-cpp-python"),),
+    "llama.cpp": (("--no-binary", "llama-cpp-python", "llama-cpp-python[server]"),),
     "openvino": (TORCH, ("openvino-genai", "optimum-intel[openvino]", *TORCH)),
     "transformers": (TORCH, ("transformers>=5,<6", *TORCH)),
+    # Clients of our server, and makers of load.
+    "guidellm": (TORCH, ("guidellm>=0.8", *TORCH)),
+    "lm-eval": (TORCH, ("lm-eval[api]>=0.4.13", "transformers>=5,<6", "z3-solver>=4.13", "scipy>=1.12", *TORCH)),
+    "its-hub": (("its-hub[lm]>=1.2",),),
+    "dspy": (("dspy>=3.4",),),
+    "optillm": (("--no-deps", "optillm==0.4.0"), TORCH, (*_OPTILLM_NEEDS, *TORCH)),
 }
 BUILD_SETTINGS = {"CMAKE_ARGS": "-DGGML_NATIVE=ON", "CMAKE_BUILD_PARALLEL_LEVEL": "2"}
 
@@ -98,6 +110,13 @@ def set_up(environment: str, directory: Path, say: Callable[[str], None]) -> Non
     )
     packages = {package["name"]: package["version"] for package in json.loads(frozen.stdout)}
     (place / READY).write_text(json.dumps(packages, indent=1) + "\n")
+
+
+def environment_python(environment: str, say: Callable[[str], None], directory: Path | None = None) -> Path:
+    """The interpreter of an environment, which is made where it is not there yet. Raises CapabilityError."""
+    place = directory or default_directory()
+    set_up(environment, place, say)
+    return _python(place / environment)
 
 
 def convert(environment: str, directory: Path, arguments: list[str], say: Callable[[str], None]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from itertools import takewhile
 from typing import Any
 
 from outthink.core.errors import CapabilityError, OutthinkError, UserError
@@ -22,10 +23,11 @@ from outthink.lm.remote.errors import (
     UnusableResponseError,
 )
 from outthink.lm.remote.server import tokenize
-from outthink.lm.remote.wire import Reading, read
+from outthink.lm.remote.wire import Drawn, Reading, read
 
 TEXT = " ".join(map(str, range(1, 31)))  # long enough to fill a page of anyone's cache
 LENGTH = 8
+ECHO_TOLERANCE = 0.25  # nats; other kernels compute a prompt than compute a drawn token
 TOKENIZERS = ("//tokenize", "//extras/tokenize")
 Body = dict[str, Any]
 
@@ -186,14 +188,33 @@ class _Probe:
         return -1
 
     async def echoes(self) -> bool:
-        """Whether the prompt comes back with log-probabilities."""
+        """Whether the prompt comes back with log-probabilities, and with the right ones.
+
+        What the server wrote is given back to it: each of its tokens must be as likely as when it was drawn. Some
+        servers give each token of a prompt what belongs to the next.
+        """
         if self.chat:
             return False
-        reading = await self.ask({"echo": True, "logprobs": 1, "max_tokens": 1})
-        if reading is None or not reading.deltas:
+        echo: Body = {"echo": True, "logprobs": 1, "max_tokens": 1}
+        prompt = await self.drawn(echo)
+        if len(prompt) <= LENGTH or any(token.log_prob is None for token in prompt[1:]):
             return False
-        drawn = reading.deltas[0].drawn
-        return len(drawn) > LENGTH and all(token.log_prob is not None for token in drawn[1:])
+        for how in ({}, *({"temperature": 1.0, "top_p": 1.0, "seed": seed} for seed in range(1, 5))):
+            # A token that spells nothing would be missing from what is given back.
+            written = list(takewhile(lambda token: token.piece, await self.drawn({"logprobs": 1, **how})))
+            if written:
+                break
+        again = await self.drawn(echo | {"prompt": TEXT + "".join(token.piece or "" for token in written)})
+        for given in (again[-len(written) :], again[-len(written) - 1 : -1]):  # one more was drawn, and may be told of
+            if [token.piece for token in given] == [token.piece for token in written]:
+                pairs = zip(given, written, strict=True)
+                return all(abs((a.log_prob or 0) - (b.log_prob or 0)) < ECHO_TOLERANCE for a, b in pairs)
+        return True  # cut into other tokens, or nothing was written: it cannot be told
+
+    async def drawn(self, extra: Body) -> tuple[Drawn, ...]:
+        """The tokens of `ask`'s answer; none where there is no answer or it does not name them."""
+        reading = await self.ask(extra)
+        return reading.deltas[0].drawn if reading is not None and reading.deltas else ()
 
     async def stops(self) -> bool:
         """Whether a stop string is kept at the end of the text that it ends."""
