@@ -10,7 +10,7 @@ GENERATE = ["generate", "compute 1 + 1", "--chat", "--max-tokens", "5"]
 
 
 def outthink(command, redirect):
-    line = f'exec "$0" -m outthink.cli "$@" {redirect}'
+    line = f'exec "$0" -m outthink "$@" {redirect}'
     return subprocess.run(
         ["bash", "-c", line, sys.executable, *command], capture_output=True, text=True, timeout=120, check=False
     )

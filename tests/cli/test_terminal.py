@@ -65,7 +65,7 @@ class Session:
 
 
 def test_first_ctrl_c_cuts_the_work_and_answers(endless):
-    session = Session("-m", "outthink.cli", "solve", PROBLEM, "-m", endless, "-n", 4, "--json")
+    session = Session("-m", "outthink", "solve", PROBLEM, "-m", endless, "-n", 4, "--json")
     session.read_until(r"\d{3,} tokens .*tok/s")
     session.process.send_signal(signal.SIGINT)
     code, out = session.end()
@@ -104,7 +104,7 @@ main()
 
 
 def test_generate_streams_and_ctrl_c_keeps_what_was_written(endless):
-    session = Session("-m", "outthink.cli", "generate", "17", "-m", endless)
+    session = Session("-m", "outthink", "generate", "17", "-m", endless)
     assert session.process.stdout is not None
     first = os.read(session.process.stdout.fileno(), 4096).decode()
     assert first  # while the rest is still to be written
@@ -117,7 +117,7 @@ def test_generate_streams_and_ctrl_c_keeps_what_was_written(endless):
 
 
 def test_a_closed_pipe_is_no_error():
-    command = [sys.executable, "-m", "outthink.cli", "methods", "--json"]
+    command = [sys.executable, "-m", "outthink", "methods", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -10,7 +10,7 @@ from time import perf_counter
 from outthink.bench.engine.driver import RunnerError
 
 GOAL_S = 1.5
-COMMAND = ("-m", "outthink.cli", "generate", "compute 12 + 7 * 5", "--chat", "--temperature", "0", "--quiet")
+COMMAND = ("-m", "outthink", "generate", "compute 12 + 7 * 5", "--chat", "--temperature", "0", "--quiet")
 
 
 def first_token_s(model: str | None = None) -> tuple[float, float]:

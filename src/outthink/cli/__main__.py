@@ -1,5 +1,0 @@
-"""``python -m outthink.cli`` is ``outthink``."""
-
-from outthink.cli import main
-
-main()
