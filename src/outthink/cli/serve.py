@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +13,7 @@ import typer
 
 from outthink.cli.console import err
 from outthink.cli.options import BackendOption, DeviceOption, DtypeOption, WeightsOption, open_model
-from outthink.core.errors import UserError
+from outthink.core.errors import EngineError, UserError
 
 
 def serve(
@@ -58,12 +60,12 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     with open_model(model, device, dtype, backend, weights=weights) as loaded:
         app = make_app(loaded, config)
+        listener = _listen(host, port)
         shown = f"[{host}]" if ":" in host else host
-        err().print(f"serving {config.served_name or loaded.name} on http://{shown}:{port}/ (ctrl-C stops it)")
-        uvicorn.run(
+        where = f"http://{shown}:{listener.getsockname()[1]}/"
+        err().print(f"serving {config.served_name or loaded.name} on {where} (ctrl-C stops it)", soft_wrap=True)
+        settings = uvicorn.Config(
             app,
-            host=host,
-            port=port,
             log_level="warning",
             access_log=False,
             h11_max_incomplete_event_size=32 << 10,
@@ -72,6 +74,21 @@ def serve(
             server_header=False,
             proxy_headers=False,
         )
+        server = uvicorn.Server(settings)
+        with suppress(KeyboardInterrupt):  # by then it has stopped
+            server.run(sockets=[listener])
+        if not server.started:
+            raise EngineError("The server did not start; what it said last is above.")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises UserError where the system refuses."""
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
+        )
+    except OSError as error:
+        raise UserError(f"Cannot listen on {host}, port {port}: {error.strerror}. Name another --port.") from error
 
 
 def _keys(file: Path | None) -> tuple[str, ...]:

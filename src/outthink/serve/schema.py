@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 MAX_TOKEN_ID = 1 << 24
 MAX_LENGTH = 1 << 20
@@ -72,8 +72,19 @@ class Generating(Strict):
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: Annotated[str, StringConstraints(max_length=512)] | None = None
-    # Some clients put the argument of their own library's call on the wire; empty, it asks for nothing.
-    extra_body: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+    # Some clients put this argument of their own library's call on the wire: its fields are the request's.
+    extra_body: Annotated[dict[Name, Any], Field(max_length=64)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unfold(cls, sent: Any) -> Any:
+        extra = sent.get("extra_body") if isinstance(sent, dict) else None
+        if not isinstance(extra, dict):
+            return sent
+        for name, value in extra.items():
+            if name == "extra_body" or (name in sent and sent[name] != value):
+                raise ValueError(f"extra_body says {name[:64]!r} otherwise than the request itself")
+        return {**extra, **sent, "extra_body": None}
 
 
 class CompletionRequest(Generating):
