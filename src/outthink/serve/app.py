@@ -17,7 +17,9 @@ from starlette.requests import ClientDisconnect
 
 from outthink.core.errors import OutthinkError
 from outthink.lm.model import Model
-from outthink.serve import openai_routes, other_routes, responses_routes
+from outthink.serve import batch_routes, openai_routes, other_routes, responses_routes
+from outthink.serve.batch_store import BatchStore
+from outthink.serve.batches import Batches
 from outthink.serve.config import ServeConfig
 from outthink.serve.database import Database
 from outthink.serve.failures import ApiError, as_api_error
@@ -39,13 +41,17 @@ def make_app(model: Model, config: ServeConfig) -> Guard:
     service = Service(model, config, gate, Metrics(model.thread, gate, config.served_name or model.name))
     store, stored = Store(Database(config.database)), Stored()
     jobs = Jobs(service, store, stored)
+    app = FastAPI(title="Outthink", lifespan=lambda _: running(), docs_url=None, redoc_url=None)
+    batches = Batches(service, BatchStore(store.database), stored, app)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def running() -> AsyncIterator[None]:
         await jobs.start()
+        await batches.start()
         try:
             yield
         finally:
+            await batches.close()
             await jobs.close()
             try:
                 async with asyncio.timeout(config.drain):
@@ -55,11 +61,11 @@ def make_app(model: Model, config: ServeConfig) -> Guard:
             stored.close()
             store.close()
 
-    app = FastAPI(title="Outthink", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.service, app.state.jobs = service, jobs
+    app.state.service, app.state.jobs, app.state.batches = service, jobs, batches
     app.include_router(openai_routes.router)
     app.include_router(responses_routes.router)
     app.include_router(other_routes.router)
+    app.include_router(batch_routes.router)
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     _handle_errors(app, service)
     return Guard(app, config, store.secret)

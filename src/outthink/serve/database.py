@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, Float, Integer, LargeBinary, MetaData, String, Table, Text, inspect, select, text
+from sqlalchemy import Column, Float, Integer, LargeBinary, MetaData, String, Table, Text, event, inspect, select, text
 from sqlalchemy import create_engine as connect
-from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.engine import Engine as Connections
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from outthink.serve.thinking import Plan, deliberate, plan_of, progress, report
 
 NEWS_SECONDS = 0.25
 NOTE_SECONDS = 5.0
+log = logging.getLogger("outthink.serve")
 
 
 @dataclass
@@ -132,7 +134,12 @@ class Jobs:
     def _launch(self, job: Job) -> None:
         task = asyncio.create_task(self._run(job))
         self.running[job.id] = Running(job.tenant, task)
-        task.add_done_callback(lambda _: self.running.pop(job.id, None))
+        task.add_done_callback(lambda task: self._over(job.id, task))
+
+    def _over(self, job_id: str, task: asyncio.Task[None]) -> None:
+        del self.running[job_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("solve %s waits for the next start of the server", job_id, exc_info=error)
 
     async def _run(self, job: Job) -> None:
         async with self._places:

@@ -1,0 +1,208 @@
+"""Batches: files of requests that are worked off beside everything else, and taken up again after a kill."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI
+from pydantic import Field, StringConstraints
+
+from outthink.serve.batch_store import UNFINISHED, Batch, BatchStore
+from outthink.serve.failures import ApiError
+from outthink.serve.rows import Endpoint, Fault, Row, check_rows, read_rows, run_row, undone
+from outthink.serve.schema import Name, Strict
+from outthink.serve.service import Service
+from outthink.serve.stored import Stored
+
+WINDOW = 24 * 3600
+MAX_BATCHES = 64
+log = logging.getLogger("outthink.serve")
+
+
+class BatchRequest(Strict):
+    """``POST /v1/batches``."""
+
+    input_file_id: Name
+    endpoint: Endpoint
+    completion_window: Literal["24h"]
+    metadata: (
+        Annotated[
+            dict[
+                Annotated[str, StringConstraints(max_length=64)],
+                Annotated[str, StringConstraints(max_length=512)],
+            ],
+            Field(max_length=16),
+        ]
+        | None
+    ) = None
+
+
+@dataclass
+class Work:
+    """A batch that this process works on. ``rows``: the task that works off its rows, once there is one."""
+
+    batch: Batch
+    details: dict[str, Any]
+    task: asyncio.Task[None] | None = None
+    rows: asyncio.Task[None] | None = None
+    cancelled: bool = False
+
+
+@dataclass
+class Batches:
+    """The batches of a server. `start` takes up those that a former process left unfinished."""
+
+    service: Service
+    store: BatchStore
+    stored: Stored
+    app: FastAPI
+    working: dict[str, Work] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Half of the places stay for those who wait for an answer.
+        self.places = max(1, min(self.service.config.max_rows, self.service.config.max_running // 2))
+        self._places = asyncio.Semaphore(self.places)
+
+    async def start(self) -> None:
+        """Go on with what is unfinished."""
+        for batch in await asyncio.to_thread(self.store.adopted, self.service.name):
+            self._launch(batch)
+
+    async def create(self, tenant: str, request: BatchRequest) -> Batch:
+        """Begin a batch. Raises ApiError 404 for an unknown file, 429 where too many are unfinished, 503 where the
+        server stops.
+        """
+        self.service.gate.refuse_if_closing()
+        if await self.stored.ask(self.store.file, request.input_file_id, tenant) is None:
+            raise ApiError(404, "There is no such file.", param="input_file_id", code="not_found")
+        if len(self.working) >= MAX_BATCHES:
+            raise ApiError(
+                429, f"{MAX_BATCHES} batches are unfinished; try again later.", "rate_limit_error",
+                headers={"Retry-After": "60"},
+            )  # fmt: skip
+        details = {
+            "completion_window": request.completion_window,
+            "expires_at": int(time.time()) + WINDOW,
+            "metadata": request.metadata,
+        }
+        arguments = (tenant, self.service.name, request.input_file_id, request.endpoint, details)
+        batch = await self.stored.ask(self.store.add, *arguments)
+        self._launch(batch)
+        return batch
+
+    async def get(self, batch_id: str, tenant: str) -> dict[str, Any]:
+        """A batch as clients see it. Raises ApiError 404."""
+        batch = await self.stored.ask(self.store.get, batch_id, tenant)
+        if batch is None:
+            raise ApiError(404, "There is no such batch.", code="not_found")
+        shown = batch.to_json()
+        if batch.status in UNFINISHED:
+            completed, failed = await self.stored.ask(self.store.counts, batch_id)
+            shown["request_counts"] = {**shown["request_counts"], "completed": completed, "failed": failed}
+        return shown
+
+    async def cancel(self, batch_id: str, tenant: str) -> dict[str, Any]:
+        """Stop a batch and free its pages; what is finished of it becomes its output. One that is over stays."""
+        work = self.working.get(batch_id)
+        if work is not None and work.batch.tenant == tenant:
+            work.cancelled = True
+            work.details.setdefault("cancelling_at", int(time.time()))
+            if work.rows is not None:
+                work.rows.cancel()
+                await asyncio.gather(work.rows, return_exceptions=True)
+            await self.stored.ask(self.store.set, batch_id, "cancelling", work.details)
+        return await self.get(batch_id, tenant)
+
+    async def close(self) -> None:
+        """Stop working; what is unfinished stays in the store, for the next process to take up."""
+        tasks = [work.task for work in self.working.values() if work.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _launch(self, batch: Batch) -> None:
+        work = self.working[batch.id] = Work(batch, dict(batch.details), cancelled=batch.status == "cancelling")
+        work.task = asyncio.create_task(self._run(work))
+        work.task.add_done_callback(lambda task: self._over(batch.id, task))
+
+    def _over(self, batch_id: str, task: asyncio.Task[None]) -> None:
+        del self.working[batch_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("batch %s waits for the next start of the server", batch_id, exc_info=error)
+
+    async def _run(self, work: Work) -> None:
+        """Read, check, work off, and end: each step can be done again where a kill came in between."""
+        batch = work.batch
+        content = await self.stored.insist(self.store.content, batch.input_file, batch.tenant)
+        rows, faults = await asyncio.to_thread(read_rows, content or b"", batch.endpoint)
+        if faults:
+            await self._fail(work, faults)
+            return
+        done = {result.number for result in await self.stored.insist(self.store.results, batch.id)}
+        if batch.status == "validating":
+            refused = await asyncio.to_thread(check_rows, self.service, rows)
+            fresh = [result for result in refused if result.number not in done]
+            await self.stored.insist(self.store.add_results, batch.id, fresh)
+            done |= {result.number for result in refused}
+            work.details |= {"request_counts": {"total": len(rows), "completed": 0, "failed": 0}}
+            work.details.setdefault("in_progress_at", int(time.time()))
+            await self.stored.insist(self.store.set, batch.id, "in_progress", work.details)
+        status = await self._work_off(work, [row for row in rows if row.number not in done])
+        if status is not None:
+            await self._finish(work, status, rows)
+
+    async def _work_off(self, work: Work, rows: Sequence[Row]) -> str | None:
+        """Answer ``rows``; says how that ended, None where the server or its engine stops first."""
+        if not work.cancelled:
+            work.rows = asyncio.create_task(self._answer_all(work.batch, rows))
+            left = work.details["expires_at"] - time.time()
+            try:
+                await asyncio.wait((work.rows,), timeout=max(0.0, left))
+                if not work.rows.done():
+                    return "expired"
+                if not work.rows.cancelled():
+                    work.rows.result()
+            finally:
+                work.rows.cancel()
+                await asyncio.gather(work.rows, return_exceptions=True)
+        if work.cancelled:
+            return "cancelled"
+        return None if self.service.gate.closing or self.service.model.engine.broken else "completed"
+
+    async def _answer_all(self, batch: Batch, rows: Sequence[Row]) -> None:
+        left = iter(rows)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self.places, len(rows))):
+                group.create_task(self._answer_some(batch, left))
+
+    async def _answer_some(self, batch: Batch, left: Iterator[Row]) -> None:
+        for row in left:
+            async with self._places:
+                if self.service.gate.closing or self.service.model.engine.broken:
+                    return
+                result = await run_row(self.app, self.service, batch.tenant, row)
+                if result is not None:  # kept before the next is begun: so a kill costs only what was in flight
+                    await self.stored.insist(self.store.add_results, batch.id, [result])
+
+    async def _fail(self, work: Work, faults: Sequence[Fault]) -> None:
+        work.details["errors"] = {"object": "list", "data": [fault.to_json() for fault in faults]}
+        work.details["failed_at"] = int(time.time())
+        await self.stored.insist(self.store.set, work.batch.id, "failed", work.details)
+
+    async def _finish(self, work: Work, status: str, rows: Sequence[Row]) -> None:
+        batch, now = work.batch, int(time.time())
+        results = await self.stored.insist(self.store.results, batch.id)
+        done = {result.number for result in results}
+        code, why = f"batch_{status}", f"The batch was {status} before this row was answered."
+        more = [undone(row, code, why) for row in rows if row.number not in done]
+        failed = sum(result.failed for result in results) + len(more)
+        work.details["request_counts"] = {"total": len(rows), "completed": len(rows) - failed, "failed": failed}
+        work.details.setdefault("finalizing_at", now)
+        work.details[f"{status}_at"] = now
+        await self.stored.insist(self.store.finish, batch, status, work.details, more)
+        log.info("batch %s is %s: %d rows, %d failed", batch.id, status, len(rows), failed)
