@@ -3,13 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check test-slow test-gpu test-clients sanitize clean
+.PHONY: demo test check test-slow test-gpu test-clients test-browser sanitize clean
 
 demo: $(VENV)/.installed  ## Watch a small model think: sample, vote, verify; prints answer, posterior and bill.
 	$(BIN)/outthink demo
 
 test: $(VENV)/.installed-dev check  ## Lint, types, import rules, then the test suite.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu and not clients"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu and not clients and not browser"
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check src tests
@@ -39,6 +39,9 @@ sanitize: $(VENV)/.installed-dev  ## The kernels' tests on a build with the addr
 
 test-clients: $(VENV)/.installed-dev  ## The checks against other servers, installed in environments of their own.
 	$(BIN)/python -m pytest -m clients
+
+test-browser: $(VENV)/.installed-dev  ## The page in a headless Chromium, driven from an environment of its own.
+	$(BIN)/python -m pytest -m browser
 
 clean:
 	rm -rf $(VENV) build dist

@@ -51,7 +51,7 @@ class Outcome:
 
     def to_json(self, question: Question) -> dict[str, Any]:
         """All but the tree of thought as plain JSON values."""
-        from outthink.cli.report import confidence_words, verdict
+        from outthink.show.words import confidence_words, verdict
 
         told: dict[str, Any] = {"strategy": self.strategy, "verifier": self.verifier, "options": self.options}
         if (found := self.posterior) is not None:
@@ -170,7 +170,7 @@ def _with_page(outcome: Outcome, question: Question, directory: Path | None, fac
     """The same; its tree of reasoning is a page in ``directory``, where there are both."""
     from dataclasses import replace
 
-    from outthink.cli.tree import tree_page
+    from outthink.show import tree_page
 
     if directory is None or outcome.posterior is None:
         return outcome
@@ -182,7 +182,7 @@ def _with_page(outcome: Outcome, question: Question, directory: Path | None, fac
 
 
 def _print(outcomes: list[Outcome], question: Question, budget: Budget) -> None:
-    from outthink.cli.report import stop_words, verdict
+    from outthink.show.words import stop_words, verdict
 
     made = table("strategy", "answer", "", "confidence", "tokens", "GFLOPs", "s", "calls", "lines", "")
     for column in made.columns[3:9]:
@@ -205,7 +205,7 @@ def _print(outcomes: list[Outcome], question: Question, budget: Budget) -> None:
             f"{found.cost.seconds:.2f}",
             f"{found.cost.verifier_calls:,}",
             f"{found.attempts:,}",
-            Text(stop_words(found) or "", style="dim"),
+            Text(stop_words(found.stopped) or "", style="dim"),
         )
     out().print(made)
     out().print(Text(f"each on {budget}, with the same random numbers", style="dim"))

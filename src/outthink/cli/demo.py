@@ -70,8 +70,8 @@ def demo(
     from rich.progress import track
 
     from outthink.cli.report import print_report
-    from outthink.cli.tree import tree_page
     from outthink.reason.solve import ask
+    from outthink.show import tree_page
     from outthink.tasks.suites import get_suite
 
     if problems < 1:

@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from outthink.cli.console import printable, table
+from outthink.show.words import confidence_words, stop_words, verdict
 
 if TYPE_CHECKING:
     from outthink.core.posterior import Posterior
@@ -20,57 +21,12 @@ SHOWN_ANSWERS = 8
 SHOWN_LINES = 20
 
 
-def verdict(question: Question, answer: str | None) -> bool | None:
-    """Whether ``answer`` is right, by the question's exact checker; None where nobody knows."""
-    return None if answer is None or question.check is None else bool(question.check(answer))
-
-
-def confidence_words(posterior: Posterior) -> str:
-    """What the confidence of ``posterior`` is a share of, in words."""
-    if posterior.best is None:
-        return "no line reached an answer"
-    agreeing = sum(c.answer == posterior.best for c in posterior.candidates)
-    equal = len({c.log_weight for c in posterior.candidates}) == 1
-    match posterior.method:
-        case "greedy":
-            return "the probability that the model gives its own greedy line"
-        case "best-of-n":
-            return "the share of the best line's score among the best lines of all answers"
-        case "sample-until-verified" if posterior.stopped == "verified":
-            return f"the verifier accepted it, after {_count(posterior.attempts, 'line')}"
-        case "probability-vote":
-            return f"its share of the weighted votes; {_agreement(agreeing, posterior.attempts)}"
-        case _ if equal and posterior.attempts:
-            return _agreement(agreeing, posterior.attempts)
-        case _:
-            return f"its share of the weight of {_count(posterior.attempts, 'line')}"
-
-
-def _agreement(agreeing: int, attempts: int) -> str:
-    if attempts == 1:
-        return "the only line reaches it"
-    return f"{agreeing} of {attempts} lines {'reaches' if agreeing == 1 else 'reach'} it"
-
-
-def stop_words(posterior: Posterior, interrupted: bool = False) -> str | None:
-    """Why the work ended, where that is worth telling."""
-    if interrupted:
-        return "cut short by ctrl-C: this is the best so far"
-    known = {
-        "finished": None,
-        "verified": None,  # its confidence says so
-        "budget": "the budget ran out: this is the best so far",
-        "nothing verified": "the verifier accepted no line: this is what most of them reach",
-    }
-    return known.get(posterior.stopped, posterior.stopped)
-
-
 def print_report(console: Console, posterior: Posterior, question: Question, interrupted: bool = False) -> None:
     """Best answer, confidence, the law over answers, the winning line and the bill."""
     console.print(_headline(posterior, verdict(question, posterior.best)))
     if posterior.best is not None:
         console.print(Text(f"confidence {posterior.confidence:.3g}: {confidence_words(posterior)}"))
-    if (stopped := stop_words(posterior, interrupted)) is not None:
+    if (stopped := stop_words(posterior.stopped, interrupted)) is not None:
         console.print(Text(stopped, style="yellow"))
     if posterior.candidates:
         console.print()
@@ -138,7 +94,3 @@ def _shortened(text: str) -> str:
 def _speed(posterior: Posterior) -> str:
     bill = posterior.cost
     return f", {bill.tokens / bill.seconds:,.0f} tokens/s" if bill.seconds > 0 and bill.tokens else ""
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

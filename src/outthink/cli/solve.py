@@ -116,7 +116,7 @@ def solve(
         }
     _print(posterior, question, facts, json=json, quiet=quiet, interrupted=progress.stopped)
     if page is not None:
-        from outthink.cli.tree import tree_page
+        from outthink.show import tree_page
 
         write_text(page, tree_page(posterior, question, facts))
         if not quiet:
@@ -126,7 +126,8 @@ def solve(
 def _print(
     posterior: Posterior, question: Question, facts: dict[str, Any], *, json: bool, quiet: bool, interrupted: bool
 ) -> None:
-    from outthink.cli.report import confidence_words, print_report, verdict
+    from outthink.cli.report import print_report
+    from outthink.show.words import confidence_words, verdict
 
     if json:
         told = {

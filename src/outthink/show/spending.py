@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from outthink.cli.tree.merge import fate_of
 from outthink.core.thought import Thought
+from outthink.show.merge import fate_of
 
 WINNER, AGREEING, OTHER = "the winning line", "lines that agree with it", "other branches"
 

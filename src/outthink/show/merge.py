@@ -30,6 +30,14 @@ class Step:
         """The whole lines of thought that end here: what was written and not gone on with."""
         return [thought for thought in self.thoughts if thought.finish is not None and not thought.children]
 
+    @property
+    def growing(self) -> int:
+        """How many lines are being written from here on; a prompt by itself is none."""
+        return sum(
+            t.finish is None and not t.children and t.parent is not None and t.parent.parent is not None
+            for t in self.thoughts
+        )
+
 
 def split_steps(text: str) -> list[str]:
     """The steps of a text: its lines; a blank line belongs to the one before it. White space at ends is dropped."""
@@ -66,8 +74,8 @@ def passages(
     """The merged tree as JSON values: passages, parents before children.
 
     A passage has ``id``, ``parent`` (an id or None), ``steps`` (its texts, with value, visits and weight where a
-    thought that goes on ends there), ``lines`` (those that end with it) and ``won``: whether the line ``winner`` runs
-    through it. ``answer_of`` says what answer a line reached.
+    thought that goes on ends there), ``lines`` (those that end with it), ``growing`` (how many are being written from
+    its end on) and ``won``: whether the line ``winner`` runs through it. ``answer_of`` says what answer a line reached.
     """
     root = merge(tree)
     won = _path(root, winner)
@@ -79,7 +87,8 @@ def passages(
         steps = [{"text": s.text, **_marks(s)} for s in run if s.text]
         last, number = run[-1], len(found)
         lines = [_line(thought, thought is winner, answer_of(thought)) for thought in last.lines]
-        found.append({"id": number, "parent": parent, "steps": steps, "lines": lines, "won": step in won})
+        end = {"lines": lines, "growing": last.growing, "won": step in won}
+        found.append({"id": number, "parent": parent, "steps": steps, **end})
         stack += [(child, number) for child in reversed(last.children.values())]
     return found
 
@@ -87,7 +96,7 @@ def passages(
 def _run(step: Step) -> Iterator[Step]:
     """``step`` and those after it until something parts or a line ends."""
     yield step
-    while len(step.children) == 1 and not step.lines:
+    while len(step.children) == 1 and not step.lines and not step.growing:
         (step,) = step.children.values()
         yield step
 

@@ -12,12 +12,12 @@ from subprocess import DEVNULL
 
 import pytest
 
-from outthink.cli.tree import page, tree_page
-from outthink.cli.tree.page import page_data
 from outthink.core.budget import Bill
 from outthink.core.posterior import Candidate, Posterior
 from outthink.core.question import Question, parse_answer
 from outthink.core.thought import Thought
+from outthink.show import page, tree_page
+from outthink.show.page import page_data
 
 HOSTILE = [
     "</script><script>alert(1)</script>",

@@ -7,9 +7,9 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outthink.cli.tree.merge import passages, split_steps
-from outthink.cli.tree.spending import AGREEING, WINNER, spending
 from outthink.core.thought import Thought
+from outthink.show.merge import passages, split_steps
+from outthink.show.spending import AGREEING, WINNER, spending
 
 
 def vote(*texts: str) -> tuple[Thought, list[Thought]]:
