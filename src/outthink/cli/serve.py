@@ -28,6 +28,7 @@ def serve(
     max_waiting: Annotated[int, typer.Option(help="Requests that may wait; the next is answered 429.")] = 512,
     max_tokens: Annotated[int, typer.Option(help="Positions that one request may come to, on all branches.")] = 1 << 18,
     deadline: Annotated[float, typer.Option(help="Seconds that one request may take.")] = 600.0,
+    drain: Annotated[float, typer.Option(help="Seconds that requests in flight have when it is told to stop.")] = 30.0,
     database: Annotated[
         str | None, typer.Option(help="SQLAlchemy URL of the job database; by default SQLite under ~/.local/state.")
     ] = None,
@@ -42,6 +43,7 @@ def serve(
 
         from outthink.serve.app import make_app
         from outthink.serve.config import ServeConfig, default_state_directory
+        from outthink.serve.process import GracefulServer
     except ModuleNotFoundError as error:
         raise UserError(
             f"Serving needs the package {error.name!r}: install them all with pip install 'outthink[serve]'."
@@ -55,12 +57,13 @@ def serve(
         max_waiting=max_waiting,
         max_tokens=max_tokens,
         deadline=deadline,
+        drain=drain,
         database=database or f"sqlite:///{default_state_directory() / 'jobs.db'}",
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     with open_model(model, device, dtype, backend, weights=weights) as loaded:
-        app = make_app(loaded, config)
         listener = _listen(host, port)
+        app = make_app(loaded, config)
         shown = f"[{host}]" if ":" in host else host
         where = f"http://{shown}:{listener.getsockname()[1]}/"
         err().print(f"serving {config.served_name or loaded.name} on {where} (ctrl-C stops it)", soft_wrap=True)
@@ -69,14 +72,15 @@ def serve(
             log_level="warning",
             access_log=False,
             h11_max_incomplete_event_size=32 << 10,
-            timeout_graceful_shutdown=int(config.drain),
             limit_concurrency=4 * (max_running + max_waiting),
             server_header=False,
             proxy_headers=False,
         )
-        server = uvicorn.Server(settings)
+        server = GracefulServer(settings, app.app.state.service.gate, config.drain)
         with suppress(KeyboardInterrupt):  # by then it has stopped
             server.run(sockets=[listener])
+        if server.forced_by is not None:
+            raise typer.Exit(128 + server.forced_by)
         if not server.started:
             raise EngineError("The server did not start; what it said last is above.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Query, Request, UploadFile
@@ -9,11 +10,13 @@ from fastapi.responses import JSONResponse, Response
 
 from outthink.serve.batch_store import StoredFile
 from outthink.serve.batches import Batches, BatchRequest
+from outthink.serve.delivery import Download
 from outthink.serve.failures import ApiError
 from outthink.serve.openai_routes import service_of, tenant_of
 
 router = APIRouter(prefix="/v1")
 Limit = Annotated[int, Query(ge=1, le=200)]
+PIECE_BYTES = 1 << 20
 After = Annotated[str | None, Query(max_length=64)]
 
 
@@ -70,11 +73,16 @@ async def get_file(request: Request, file_id: str) -> JSONResponse:
 @router.get("/files/{file_id}/content")
 async def get_content(request: Request, file_id: str) -> Response:
     """What is in a file."""
-    batches = batches_of(request)
-    content = await batches.stored.ask(batches.store.content, file_id, tenant_of(request))
-    if content is None:
-        raise _no_file()
-    return Response(content, media_type="application/octet-stream")
+    batches, tenant, file = batches_of(request), tenant_of(request), await _file(request, file_id)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, file.bytes, PIECE_BYTES):
+            piece = await batches.stored.ask(batches.store.piece, file_id, tenant, start, PIECE_BYTES)
+            if not piece:  # deleted meanwhile
+                return
+            yield piece
+
+    return Download(pieces(), file.bytes)
 
 
 @router.delete("/files/{file_id}")

@@ -101,6 +101,12 @@ class BatchStore:
         found = self.database.all(select(FILES.c.content).where(FILES.c.id == file_id, FILES.c.tenant == tenant))
         return bytes(found[0][0]) if found else None
 
+    def piece(self, file_id: str, tenant: str, start: int, size: int) -> bytes:
+        """``size`` bytes of a file from ``start`` on, or what there is of them."""
+        cut = func.substr(FILES.c.content, start + 1, size)
+        found = self.database.all(select(cut).where(FILES.c.id == file_id, FILES.c.tenant == tenant))
+        return bytes(found[0][0]) if found else b""
+
     def files(self, tenant: str, limit: int, after: str | None = None) -> list[StoredFile]:
         """The newest files, newest first; those older than ``after``."""
         query = self._newest(select(*_FILE_COLUMNS), FILES, tenant, limit, after)

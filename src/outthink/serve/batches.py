@@ -21,6 +21,7 @@ from outthink.serve.stored import Stored
 
 WINDOW = 24 * 3600
 MAX_BATCHES = 64
+MAX_OUTPUT = 256 << 20
 log = logging.getLogger("outthink.serve")
 
 
@@ -44,13 +45,16 @@ class BatchRequest(Strict):
 
 @dataclass
 class Work:
-    """A batch that this process works on. ``rows``: the task that works off its rows, once there is one."""
+    """A batch that this process works on. ``rows``: the task that works off its rows, once there is one; ``bytes``:
+    how large its results are together.
+    """
 
     batch: Batch
     details: dict[str, Any]
     task: asyncio.Task[None] | None = None
     rows: asyncio.Task[None] | None = None
     cancelled: bool = False
+    bytes: int = 0
 
 
 @dataclass
@@ -143,7 +147,9 @@ class Batches:
         if faults:
             await self._fail(work, faults)
             return
-        done = {result.number for result in await self.stored.insist(self.store.results, batch.id)}
+        results = await self.stored.insist(self.store.results, batch.id)
+        done, work.bytes = {result.number for result in results}, sum(len(result.line) for result in results)
+        del results
         if batch.status == "validating":
             refused = await asyncio.to_thread(check_rows, self.service, rows)
             fresh = [result for result in refused if result.number not in done]
@@ -159,7 +165,7 @@ class Batches:
     async def _work_off(self, work: Work, rows: Sequence[Row]) -> str | None:
         """Answer ``rows``; says how that ended, None where the server or its engine stops first."""
         if not work.cancelled:
-            work.rows = asyncio.create_task(self._answer_all(work.batch, rows))
+            work.rows = asyncio.create_task(self._answer_all(work, rows))
             left = work.details["expires_at"] - time.time()
             try:
                 await asyncio.wait((work.rows,), timeout=max(0.0, left))
@@ -174,19 +180,24 @@ class Batches:
             return "cancelled"
         return None if self.service.gate.closing or self.service.model.engine.broken else "completed"
 
-    async def _answer_all(self, batch: Batch, rows: Sequence[Row]) -> None:
+    async def _answer_all(self, work: Work, rows: Sequence[Row]) -> None:
         left = iter(rows)
         async with asyncio.TaskGroup() as group:
             for _ in range(min(self.places, len(rows))):
-                group.create_task(self._answer_some(batch, left))
+                group.create_task(self._answer_some(work, left))
 
-    async def _answer_some(self, batch: Batch, left: Iterator[Row]) -> None:
+    async def _answer_some(self, work: Work, left: Iterator[Row]) -> None:
+        batch = work.batch
         for row in left:
             async with self._places:
                 if self.service.gate.closing or self.service.model.engine.broken:
                     return
-                result = await run_row(self.app, self.service, batch.tenant, row)
+                if work.bytes > MAX_OUTPUT:
+                    result = undone(row, "output_too_large", f"The output was {MAX_OUTPUT:,} bytes before this row.")
+                else:
+                    result = await run_row(self.app, self.service, batch.tenant, row)
                 if result is not None:  # kept before the next is begun: so a kill costs only what was in flight
+                    work.bytes += len(result.line)
                     await self.stored.insist(self.store.add_results, batch.id, [result])
 
     async def _fail(self, work: Work, faults: Sequence[Fault]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from io import StringIO
 
 from outthink.core.budget import Budget, Ledger
 from outthink.core.sampling import Sampling, Until
@@ -15,6 +17,7 @@ from outthink.serve.service import Service
 from outthink.serve.stops import StopHold
 
 Scored = Sequence[tuple[float, Sequence[tuple[int, float]]]]
+MOST_WAITING = 256
 FINISH = {"stop": "stop", "length": "length", "budget": "length"}
 
 
@@ -72,17 +75,60 @@ class Piece:
 
 
 @dataclass
-class _Stream:
-    """Pieces on their way from the stepping thread to the event loop."""
+class _Text:
+    """New text of one completion that waits for its reader, and grows while it waits."""
 
-    queue: asyncio.Queue[Piece | None] = field(default_factory=asyncio.Queue)
+    prompt: int
+    index: int
+    text: StringIO = field(default_factory=StringIO)
+
+
+@dataclass
+class Stream:
+    """Pieces on their way from the stepping thread to the event loop.
+
+    One that is read in time hands on every piece by itself. Once `MOST_WAITING` wait, what comes is joined to what
+    waits of the same completion: so a slow reader costs no more memory than the text that it has yet to read.
+    """
+
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    waiting: deque[_Text | Piece | None] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self._arrived = asyncio.Event()
+        self._newest: dict[tuple[int, int], _Text] = {}
 
     def put(self, piece: Piece | None) -> None:
-        self.loop.call_soon_threadsafe(self.queue.put_nowait, piece)
+        """Hand a piece over, or None as the last. Safe from any thread."""
+        self.loop.call_soon_threadsafe(self._add, piece)
+
+    async def get(self) -> Piece | None:
+        """The next piece."""
+        while not self.waiting:
+            self._arrived.clear()
+            await self._arrived.wait()
+        first = self.waiting.popleft()
+        if not isinstance(first, _Text):
+            return first
+        key = (first.prompt, first.index)
+        if self._newest.get(key) is first:
+            del self._newest[key]
+        return Piece(first.prompt, first.index, first.text.getvalue())
+
+    def _add(self, piece: Piece | None) -> None:
+        self._arrived.set()
+        if piece is None or piece.choice is not None:
+            self.waiting.append(piece)
+            return
+        key = (piece.prompt, piece.index)
+        text = self._newest.get(key) if len(self.waiting) >= MOST_WAITING else None
+        if text is None:
+            text = self._newest[key] = _Text(*key)
+            self.waiting.append(text)
+        text.text.write(piece.text)
 
 
-async def generate(service: Service, tenant: str, order: Order, stream: _Stream | None = None) -> Outcome:
+async def generate(service: Service, tenant: str, order: Order, stream: Stream | None = None) -> Outcome:
     """Every completion of ``order``. All of one prompt share its prefill, as do equal prompts of one tenant."""
     lm = service.lm(tenant, Budget(tokens=order.total), order.sampling)
     try:
@@ -103,13 +149,13 @@ async def generate(service: Service, tenant: str, order: Order, stream: _Stream 
 
 async def stream(service: Service, tenant: str, order: Order) -> AsyncIterator[Piece | Outcome]:
     """The pieces of every completion as they come, then the outcome."""
-    pieces, began = _Stream(), time.monotonic()
+    pieces, began = Stream(), time.monotonic()
     holds = {(p, i): StopHold(order.until.stop) for p in range(len(order.prompts)) for i in range(order.n)}
     work = asyncio.create_task(generate(service, tenant, order, pieces))
     work.add_done_callback(lambda _: pieces.put(None))
     last = 0.0
     try:
-        while (piece := await pieces.queue.get()) is not None:
+        while (piece := await pieces.get()) is not None:
             now = time.monotonic()
             if last:
                 service.metrics.between_tokens.observe(now - last)
@@ -126,7 +172,7 @@ async def stream(service: Service, tenant: str, order: Order) -> AsyncIterator[P
 
 
 async def _choices(
-    lm: LocalLM, prompt: Sequence[int], number: int, order: Order, stream: _Stream | None
+    lm: LocalLM, prompt: Sequence[int], number: int, order: Order, stream: Stream | None
 ) -> list[Choice]:
     scored = await _scored_prompt(lm, prompt, order.sampling.top_logprobs) if order.echo_logprobs else ()
     if order.n == 0:

@@ -17,6 +17,7 @@ from outthink.core.errors import OutthinkError
 from outthink.serve.failures import ApiError, as_api_error
 
 T = TypeVar("T")
+PATIENCE_SECONDS = 60.0
 log = logging.getLogger("outthink.serve")
 
 
@@ -32,7 +33,7 @@ class EventStream(Response):
     failure after that is an event with ``error``. A client that leaves, or does not read, ends ``events``.
     """
 
-    def __init__(self, events: AsyncIterator[Any], patience: float = 60.0) -> None:
+    def __init__(self, events: AsyncIterator[Any], patience: float = PATIENCE_SECONDS) -> None:
         super().__init__(media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         self._events, self._patience = events, patience
         del self.headers["content-length"]
@@ -47,8 +48,7 @@ class EventStream(Response):
         started = False
 
         async def write(piece: bytes, more: bool = True) -> None:
-            async with asyncio.timeout(self._patience):
-                await send({"type": "http.response.body", "body": piece, "more_body": more})
+            await _write(send, piece, more, self._patience)
 
         async with aclosing(self._events) as events:  # type: ignore[type-var]
             try:
@@ -66,6 +66,36 @@ class EventStream(Response):
         if not started:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await write(b"data: [DONE]\n\n", more=False)
+
+
+class Download(Response):
+    """Bytes that are fetched piece by piece as the client takes them, so that no more than one piece is held."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], size: int, patience: float = PATIENCE_SECONDS) -> None:
+        super().__init__(media_type="application/octet-stream", headers={"Content-Length": str(size)})
+        self._pieces, self._patience = pieces, patience
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def pump() -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            async with aclosing(self._pieces) as pieces:  # type: ignore[type-var]
+                async for piece in pieces:
+                    await _write(send, piece, True, self._patience)
+            await _write(send, b"", False, self._patience)
+
+        try:
+            await _race(receive, pump())
+        except ClientDisconnect:
+            log.info("client gone", extra={"request_id": scope["state"]["request_id"]})
+
+
+async def _write(send: Send, piece: bytes, more: bool, patience: float) -> None:
+    """Send a piece of a body. Raises ClientDisconnect where the client takes nothing for ``patience`` seconds."""
+    try:
+        async with asyncio.timeout(patience):
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
+    except TimeoutError as error:
+        raise ClientDisconnect from error
 
 
 async def _race(receive: Receive, work: Awaitable[T]) -> T:
