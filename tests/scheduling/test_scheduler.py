@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outthink.kv import Lease, PagedCache
-from outthink.scheduling import Limits, Scheduler, Slice
-from outthink.scheduling.scheduler import pending
+from outthink.scheduling import Gang, Limits, Scheduler, Slice, pending
 
 SIZE = 4
 
@@ -23,6 +22,7 @@ class Line:
     lease: Lease | None = None
     namespace: str = ""
     computed: list[int] = field(default_factory=list)
+    gang: Gang | None = None
 
     @property
     def reusable(self) -> int:
@@ -30,11 +30,14 @@ class Line:
 
 
 def make(num_pages: int = 32, batch: int = 64, sequences: int = 64, kind: type[Scheduler] = Scheduler) -> Scheduler:
-    return kind(PagedCache(num_pages, SIZE), Limits(batch, sequences))
+    scheduler = kind(PagedCache(num_pages, SIZE), Limits(batch, sequences))
+    scheduler.one = Gang()  # to which all belong that are not said to compete
+    return scheduler
 
 
 def add(scheduler: Scheduler, lines: list[Line]) -> list[Line]:
     for line in lines:
+        line.gang = line.gang or scheduler.one
         scheduler.add(line)
     return lines
 
@@ -125,8 +128,9 @@ def test_the_youngest_is_sent_back_and_later_recomputed() -> None:
 class ComputesThePreempted(Scheduler):
     """Keeps the slice of a sequence that lost its pages in the same step."""
 
-    def _reserve(self, sequence, count, slices, *, preempt):
-        return super()._reserve(sequence, count, dict(slices), preempt=preempt)
+    def _preempt_in(self, step, victim):
+        self._preempt(victim)
+        step.sent_back.add(victim)
 
 
 def decode_then_preempt(kind: type[Scheduler]) -> list[Slice]:
@@ -191,7 +195,7 @@ class NeverUrgent(Scheduler):
     """Serves the oldest only when there is room."""
 
     def schedule(self, allow=None):
-        self._passed_over = None
+        self.one.passed_over = None
         return super().schedule(allow)
 
 

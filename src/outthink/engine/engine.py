@@ -11,19 +11,20 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Tokens
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from outthink.core.errors import EngineError
+from outthink.core.budget import Ledger
+from outthink.core.errors import EngineError, SamplingError
 from outthink.engine.billing import Costs, Purse, Stats, bill, split_affordable
 from outthink.engine.pack import pack, page_copies
 from outthink.engine.sampler import Row, sample
 from outthink.engine.sequence import Extend, Generation, Judge, Reading, Sequence, Task
 from outthink.kernels.step import Backend
 from outthink.kv import PagedCache
-from outthink.scheduling import Limits, Scheduler, Slice
-from outthink.scheduling.scheduler import pending
+from outthink.scheduling import Gang, Limits, Scheduler, Slice, pending
 
 
 class Vocabulary(Protocol):
@@ -52,6 +53,7 @@ class Engine:
         self._ready: list[Extend | Reading] = []
         self._tasks: dict[Task, None] = {}
         self._roots: dict[tuple[str, tuple[int, ...]], Sequence] = {}
+        self._gangs: WeakKeyDictionary[Ledger, Gang] = WeakKeyDictionary()
         self._arrivals = itertools.count()
         self._eos = frozenset(vocabulary.eos_ids)
         self._broken: BaseException | None = None
@@ -118,7 +120,9 @@ class Engine:
     def open_child(self, parent: Sequence, tokens: Tokens[int]) -> Sequence:
         """A child with given tokens after its parent's. Nothing is computed before it is extended or scored."""
         lease = None if parent.lease is None else self.cache.fork(parent.lease)
-        child = Sequence([*parent.tokens, *tokens], next(self._arrivals), parent.namespace, lease, parent)
+        child = Sequence(
+            [*parent.tokens, *tokens], next(self._arrivals), parent.namespace, lease, parent, gang=parent.gang
+        )
         child.billed, child.reached, child.handles = parent.billed, parent.reached, 1
         child.tail_logits = None if tokens else parent.tail_logits
         self.scheduler.rest(child)
@@ -131,6 +135,7 @@ class Engine:
             return
         self._tasks[task] = None
         parent = task.parent
+        task.gang = self._gang_of(task)
         if task.ledger.exhausted:
             self._cut(task, "budget")
         elif isinstance(task, Extend) and len(parent.tokens) >= task.limit:
@@ -139,8 +144,10 @@ class Engine:
             self._ready.append(task)
         else:
             if not parent.tasks:
-                parent.arrival = next(self._arrivals)
+                parent.arrival, parent.gang = next(self._arrivals), task.gang
                 self.scheduler.add(parent)
+            elif task.gang.rank < parent.gang.rank:
+                parent.gang = task.gang
             parent.tasks.append(task)
 
     def cancel(self, task: Task) -> None:
@@ -257,9 +264,10 @@ class Engine:
     def _start_ready(self) -> list[tuple[Sequence, NDArray[np.float32]]]:
         """Start the tasks whose parent's logits are known; returns the first draws of their children.
 
-        No more children are born in one step than a step may compute; the others follow in the next.
+        No more children are born in one step than a step may compute; the others follow in the next. Those of small
+        families go first, so that a large one holds up nobody.
         """
-        ready, self._ready = self._ready, []
+        ready, self._ready = sorted(self._ready, key=_num_unborn), []
         draws, room = [], self.scheduler.limits.max_sequences
         for task in ready:
             if task.over:
@@ -317,7 +325,8 @@ class Engine:
     def _new_child(self, extend: Extend) -> Sequence:
         """The next child of ``extend``, with its parent's tokens and a hold on its pages."""
         child = self.open_child(extend.parent, ())
-        child.generation = Generation(extend, len(extend.children), len(child.tokens))
+        child.gang, child.generation = extend.gang, Generation(extend, len(extend.children), len(child.tokens))
+        child.generation.state = None if extend.state is None else extend.state.copy()
         extend.children.append(child)
         extend.growing += 1
         return child
@@ -350,7 +359,7 @@ class Engine:
             self._end_reading(task)
             return
         task.sequence = self.open_child(task.parent, following)
-        task.sequence.reading = task
+        task.sequence.gang, task.sequence.reading = task.gang, task
         self.scheduler.add(task.sequence)
 
     def _settle_reading(self, task: Reading, piece: Slice[Sequence], logits: NDArray[np.float32]) -> None:
@@ -399,6 +408,14 @@ def _generation(sequence: Sequence) -> Generation:
 
 
 def _grown(task: Task) -> list[Sequence]:
+    def _gang_of(self, task: Task) -> Gang:
+        """As what a task competes: all that is paid from one whole ledger is one gang."""
+        whole = task.ledger.line[-1]
+        gang = self._gangs.get(whole)
+        if gang is None:
+            gang = self._gangs[whole] = Gang(whole.priority, task.parent.namespace, next(self._arrivals))
+        return gang
+
     if isinstance(task, Extend):
         return list(task.children)
     return [task.sequence] if isinstance(task, Reading) and task.sequence is not None else []
@@ -411,3 +428,7 @@ def _row(sequence: Sequence) -> Row:
     if not sampling.needs_history:
         return Row(sampling, key, len(tokens))
     return Row(sampling, key, len(tokens), tokens[:prompt_length], tokens[prompt_length:])
+def _num_unborn(task: Extend | Reading) -> int:
+    return len(task.keys) - len(task.children) if isinstance(task, Extend) else 0
+
+

@@ -8,8 +8,7 @@ import numpy as np
 
 from outthink.engine.sequence import Sequence
 from outthink.kernels.step import Int32s, StepBatch
-from outthink.scheduling import Slice
-from outthink.scheduling.scheduler import pending
+from outthink.scheduling import Slice, pending
 
 
 def pack(slices: Seq[Slice[Sequence]]) -> tuple[StepBatch, list[int]]:

@@ -18,6 +18,7 @@ from outthink.engine.sampler import likeliest, log_softmax
 from outthink.kv import Lease
 
 
+from outthink.scheduling import Gang
 @dataclass(eq=False, slots=True)
 class Sequence:
     """A token prefix in the tree. The KV of its positions may be resident (``lease``) or not; tokens never change
@@ -27,7 +28,7 @@ class Sequence:
     them charges nobody; see `progress`. ``parent``: the sequence that this one continues. ``handles``: how many hold
     the sequence open; ``root_key``: under what it is shared.
     ``tail_logits`` [V]: the model's logits after the last token, kept once computed. ``tasks``: what waits for them.
-    ``reading``: the task that wants logits after all its last tokens.
+    ``reading``: the task that wants logits after all its last tokens. ``gang``: whom it was last computed for.
     """
 
     tokens: list[int]
@@ -45,6 +46,7 @@ class Sequence:
     reading: Reading | None = None
 
     @property
+    gang: Gang = field(default_factory=Gang)
     def reusable(self) -> int:
         """How many leading positions may be found in the cache: those after them must yield logits."""
         if self.reading is not None:
@@ -83,7 +85,8 @@ class Task:
     """Work asked of a parent sequence, started once the parent's tail logits are known.
 
     ``done(result)`` is called once, on the stepping thread, unless the task is cancelled; ``failed(error)`` if the
-    engine breaks. ``prompt`` is shared by the tasks of one tree.
+    engine breaks. ``prompt`` is shared by the tasks of one tree. ``gang``: what it competes with others as; the engine
+    knows it by the whole of the ledger.
     """
 
     parent: Sequence
@@ -94,6 +97,10 @@ class Task:
     over: bool = False
 
 
+    gang: Gang = field(default_factory=Gang)
+
+
+OnDraw = Callable[[int, int, float, Tokens[tuple[int, float]]], None]
 @dataclass(eq=False)
 class Extend(Task):
     """Grow ``len(keys)`` children; ``keys`` are the random keys of the children. ``done`` gets the list of children.

@@ -1,40 +1,36 @@
-"""Continuous batching with chunked prefill, preemption and prefix sharing, over the paged cache.
+"""Continuous batching with chunked prefill, fair shares, preemption and prefix sharing, over the paged cache.
 
-The policy, in the order of `Scheduler.schedule`: sequences that run get their decodes first, then their prefill chunks,
-oldest first; what room is left admits waiting ones, oldest first. When pages run out, branches that merely rest lose
-theirs first (least recently used), then the youngest running sequence is sent back to wait. Both are recomputed later
-from their tokens. The oldest sequence is never sent back, and goes before all others after a step in which it got
-nothing, so every sequence finishes, whatever comes after it.
+**Steps** are dealt to tenants, and a tenant's part to its gangs, by weighted max-min fairness (`scheduling/gang.py`);
+what some leave, others use. With ``K`` the smaller of the two `Limits`, ``T`` tenants and ``G`` equal gangs of one
+tenant that want something, each gang gets at least ``floor(floor(K / T) / G)`` positions of a step, and something in
+every ``ceil(G / floor(K / T))`` steps, however many branches the others have. Within a gang decodes go first, then
+prompts in chunks, oldest first; the oldest sequence goes before all others of its gang after a step in which it got
+nothing.
+
+**Pages** that run out are taken, in this order: from branches that merely rest, least recently used; from the gang of
+highest priority number where that is above the asker's, as a whole; from a gang of the asker's priority that holds more
+than an equal share, its youngest sequence; from the latest gang, perhaps the asker's own, as a whole. What is taken is
+recomputed later from its tokens. Of several such gangs it is always the latest. A sequence that waits is let in when
+there is room for all of it, or within its gang's equal share, up to which it may take from gangs that hold more; of a
+gang that was preempted as a whole, when there is room for as many pages as it held. It is not asked again before some
+sequence has come or gone. The first gang of all is never preempted by others, its oldest sequence never at all; that
+one may take whatever it needs, and a sequence that could not fit alone is refused at once. So every gang finishes.
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
 from outthink.core.errors import UserError
-from outthink.kv.cache import Copy, Lease, PagedCache
+from outthink.kv.cache import Lease, PagedCache
+from outthink.scheduling.gang import Gang, deal
+from outthink.scheduling.step import S, Slice, Step, Tenant, Work, pending, works_of
 
-
-class Schedulable(Protocol):
-    """What the scheduler knows of a sequence: its ``tokens``, its hold on pages (None where it has none), its age.
-
-    ``reusable``: how many leading positions may come from the cache; the logits of those after it are wanted.
-    """
-
-    tokens: list[int]
-    lease: Lease | None
-    namespace: str
-    arrival: int
-
-    @property
-    def reusable(self) -> int: ...
-
-
-S = TypeVar("S", bound=Schedulable)
+_AGE = attrgetter("arrival")
 
 
 @dataclass(frozen=True)
@@ -50,19 +46,12 @@ class Limits:
                 raise UserError(f"{name}={value!r} must be a whole number of at least 1.")
 
 
-@dataclass(frozen=True)
-class Slice(Generic[S]):
-    """The next ``count`` positions of one sequence, after its pages in ``copies`` have been copied."""
-
-    sequence: S
-    start: int
-    count: int
-    copies: list[Copy]
-
-
 @dataclass
 class Scheduler(Generic[S]):
-    """Holds every sequence that wants computing or keeps pages; decides, and touches no tensor."""
+    """Holds every sequence that wants computing or keeps pages; decides, and touches no tensor.
+
+    ``num_preemptions``: sequences sent back for want of pages; ``num_suspensions``: gangs sent back as a whole.
+    """
 
     cache: PagedCache
     limits: Limits = field(default_factory=Limits)
@@ -70,12 +59,17 @@ class Scheduler(Generic[S]):
     running: list[S] = field(default_factory=list)
     resting: dict[S, None] = field(default_factory=dict)
     num_preemptions: int = 0
-    _passed_over: S | None = None
+    num_suspensions: int = 0
+    num_steps: int = 0
+    _turn: int = 0  # counts what comes and goes: until the next, whoever found no pages finds none
 
     def add(self, sequence: S) -> None:
         """Queue a sequence whose tokens are to be computed; one that rests keeps its pages."""
         self.resting.pop(sequence, None)
-        insort(self.running if sequence.lease else self.waiting, sequence, key=attrgetter("arrival"))
+        if sequence.gang.served < 0:
+            sequence.gang.served = self.num_steps  # behind those that wait already
+        self._turn += 1
+        insort(self.running if sequence.lease else self.waiting, sequence, key=_AGE)
 
     def rest(self, sequence: S) -> None:
         """Take a sequence out of the queues; it keeps its pages until others need them."""
@@ -94,30 +88,28 @@ class Scheduler(Generic[S]):
 
         ``allow(sequence, start, count)``, if given, says how many of these positions may be computed now.
         """
-        allow = allow or (lambda _sequence, _start, count: count)
-        room, slices, filling = self.limits.max_batch_tokens, {}, set()
-        preemptions = self.num_preemptions
-        oldest = min((*self.running[:1], *self.waiting[:1]), key=attrgetter("arrival"), default=None)
-        urgent = oldest if oldest is self._passed_over else None
-        if urgent is not None and urgent.lease is None:
-            self._admit(urgent)
-        for sequence in sorted(self.running, key=lambda s: (s is not urgent, pending(s) > 1, s.arrival)):
-            if len(slices) == self.limits.max_sequences:
-                break
-            if sequence.lease is not None:  # not preempted since the loop began
-                room -= self._grant(sequence, room, allow, slices, filling, preempt=True)
-        while self.waiting and room > 0 and len(self.running) < self.limits.max_sequences:
-            sequence = self.waiting[0]
-            if self.num_preemptions > preemptions:
-                break  # what was just sent back must not push others out again in the same step
-            self._admit(sequence)
-            granted = self._grant(sequence, room, allow, slices, filling, preempt=False)
-            if not granted and self._blocked(sequence, filling):
-                self._send_back(sequence)
-                break
-            room -= granted
-        self._passed_over = None if oldest in slices else oldest
-        return list(slices.values())
+        self.num_steps += 1
+        works, first = works_of(self.running, self.waiting, self._turn)
+        if first is None:
+            return []
+        step = Step(allow or _all, first)
+        room, slots = self.limits.max_batch_tokens, self.limits.max_sequences
+
+        def serve(work: Work[S], room: int, slots: int) -> tuple[int, int]:
+            return self._serve(work, room, slots, step)
+
+        if len(works) > 1:
+            tenants: dict[str, Tenant[S]] = {}
+            for work in works:
+                tenants.setdefault(work.gang.tenant, Tenant([])).works.append(work)
+            got = deal(list(tenants.values()), room, slots, lambda tenant, *part: deal(tenant.works, *part, serve))
+            room, slots = room - got[0], slots - got[1]
+            works.sort(key=attrgetter("served"))
+        for work in works:  # what is left over is for whoever can use it
+            got = serve(work, room, slots)
+            room, slots = room - got[0], slots - got[1]
+            work.gang.passed_over = None if work.oldest in step.slices else work.oldest
+        return list(step.slices.values())
 
     def commit(self, slices: Iterable[Slice[S]]) -> None:
         """Record that these slices have been computed."""
@@ -125,6 +117,11 @@ class Scheduler(Generic[S]):
             lease = piece.sequence.lease
             assert lease is not None
             self.cache.commit(lease, piece.sequence.tokens, piece.count)
+
+    @property
+    def longest_wait(self) -> int:
+        """Steps since the gang that waits longest was last given anything; 0 where nobody wants anything."""
+        return max((self.num_steps - s.gang.served for s in (*self.running, *self.waiting)), default=0)
 
     def leases(self) -> list[Lease]:
         """Every live lease."""
@@ -138,16 +135,30 @@ class Scheduler(Generic[S]):
         assert all(s.lease is not None for s in (*self.running, *self.resting)), "a running sequence holds no pages"
         self.cache.check_integrity(self.leases())
 
-    def _grant(
-        self,
-        sequence: S,
-        room: int,
-        allow: Callable[[S, int, int], int],
-        slices: dict[S, Slice[S]],
-        filling: set,
-        *,
-        preempt: bool,
-    ) -> int:
+    # ---- a gang's part of a step -----------------------------------------------------------------------------------
+
+    def _serve(self, work: Work[S], room: int, slots: int, step: Step[S]) -> tuple[int, int]:
+        """Give a gang up to ``room`` positions in up to ``slots`` slices; what it got of both."""
+        queue, left, free = work.queue, room, slots
+        while work.at < len(queue) and left > 0 and free > 0:
+            sequence = queue[work.at]
+            work.at += 1
+            if sequence in step.sent_back:
+                continue
+            enters = sequence.lease is None
+            if enters and not self._enter(sequence, step):
+                break
+            granted = self._grant(sequence, left, step, modest=enters and sequence is not step.first)
+            if enters and not granted and sequence.lease is not None and self._page_ahead(sequence) not in step.filling:
+                self._send_back(sequence)  # not to hold what it cannot use
+                break
+            left -= granted
+            free -= granted > 0
+        if free < slots:
+            work.gang.served = self.num_steps
+        return room - left, slots - free
+
+    def _grant(self, sequence: S, room: int, step: Step[S], *, modest: bool) -> int:
         """Give ``sequence`` a slice of at most ``room`` positions; how many it got."""
         lease = sequence.lease
         assert lease is not None
@@ -156,41 +167,104 @@ class Scheduler(Generic[S]):
             self.cache.advance(lease, sequence.tokens, sequence.reusable)
             key = self._page_ahead(sequence)
         count = min(room, pending(sequence))
-        if count <= 0 or (key is not None and key in filling):
+        if count <= 0 or (key is not None and key in step.filling):
             return 0  # another slice of this step computes the very same page: share it in the next step
-        count = allow(sequence, lease.length, count)
+        count = step.allow(sequence, lease.length, count)
         if count <= 0:
             return 0
-        copies = self._reserve(sequence, count, slices, preempt=preempt)
-        if copies is None:
-            return 0
+        while (copies := self.cache.reserve(lease, count)) is None:
+            if not self._make_room(sequence, step, modest=modest):
+                return 0
         if key is not None:
-            filling.add(key)
-        slices[sequence] = Slice(sequence, lease.length, count, copies)
+            step.filling.add(key)
+        step.slices[sequence] = Slice(sequence, lease.length, count, copies)
         return count
 
-    def _reserve(self, sequence: S, count: int, slices: dict[S, Slice[S]], *, preempt: bool) -> list[Copy] | None:
-        lease = sequence.lease
-        assert lease is not None
-        while (copies := self.cache.reserve(lease, count)) is None:
-            if self.resting:
-                idle = next(iter(self.resting))
-                del self.resting[idle]
-                self._release(idle)
-            elif preempt:
-                victim = self.running[-1]  # the youngest, perhaps this very sequence
-                self._preempt(victim)
-                slices.pop(victim, None)
-                if victim is sequence:
-                    return None
-            else:
-                return None
-        return copies
-
-    def _admit(self, sequence: S) -> None:
+    def _enter(self, sequence: S, step: Step[S]) -> bool:
+        """Let a sequence that waits begin with what the cache has of it, if it has the right to."""
+        gang = sequence.gang
+        if sequence is not step.first:
+            if step.sent_back or gang.blocked == self._turn:
+                return False
+            if not self._may_enter(sequence):
+                gang.blocked = self._turn
+                return False
+        gang.suspended = 0
         self.waiting.remove(sequence)
         sequence.lease = self.cache.lease(sequence.tokens, sequence.namespace, sequence.reusable)
-        insort(self.running, sequence, key=attrgetter("arrival"))
+        insort(self.running, sequence, key=_AGE)
+        return True
+
+    # ---- pages -----------------------------------------------------------------------------------------------------
+
+    def _may_enter(self, sequence: S) -> bool:
+        """Whether there is room for all of a sequence, or of its suspended gang; or within its gang's equal share."""
+        gang, size = sequence.gang, self.cache.page_size
+        need = gang.suspended
+        if not need:
+            found = self.cache.peek(sequence.tokens, sequence.namespace)
+            need = -(-len(sequence.tokens) // size) - found // size
+        if need <= self.cache.num_free:
+            return True
+        held = _by_gang(s for s in self.running if s.gang.priority <= gang.priority)
+        taken = self._num_held(s for line in held.values() for s in line)
+        if need <= self.cache.num_pages - taken:
+            return True
+        own = held.setdefault(gang, [])
+        return need + self._num_held(own) <= self.cache.num_pages // len(held)
+
+    def _make_room(self, sequence: S, step: Step[S], *, modest: bool) -> bool:
+        """Have somebody give up pages for ``sequence``; False where it must wait, perhaps without its own.
+
+        ``modest``: it takes from its equals only as far as its gang's share.
+        """
+        if self.resting:
+            idle = next(iter(self.resting))
+            del self.resting[idle]
+            self._release(idle)
+            return True
+        gang, held = sequence.gang, _by_gang(self.running)
+        last = max(held, key=lambda each: each.rank)
+        if last.priority > gang.priority:
+            self._suspend(last, held[last], step)
+            return True
+        share = self.cache.num_pages // len(held)
+        if not (modest and self._num_held(held[gang]) > share):
+            greedy = self._greediest(gang, held, share)
+            if greedy is not None:
+                self._preempt_in(step, held[greedy][-1])
+                return sequence.lease is not None
+        if modest:
+            gang.blocked = self._turn
+            return False
+        if len(held) > 1:
+            self._suspend(last, held[last], step)
+        else:
+            self._preempt_in(step, held[last][-1])
+        return sequence.lease is not None
+
+    def _greediest(self, gang: Gang, held: dict[Gang, list[S]], share: int) -> Gang | None:
+        """The latest gang of the same priority as ``gang`` that holds more than ``share`` pages and can do with less.
+
+        It gives up its youngest sequence, never its only one.
+        """
+        for other in sorted(held, key=lambda each: each.rank, reverse=True):
+            line = held[other]
+            if other.priority == gang.priority and len(line) > 1 and self._num_held(line) > share:
+                return other
+        return None
+
+    def _suspend(self, gang: Gang, line: list[S], step: Step[S]) -> None:
+        """Preempt a gang as a whole. All its pages are free then but for those that others hold too."""
+        self.num_suspensions += 1
+        gang.suspended = self._num_held(line)
+        for sequence in line:
+            self._preempt_in(step, sequence)
+
+    def _preempt_in(self, step: Step[S], victim: S) -> None:
+        self._preempt(victim)
+        step.slices.pop(victim, None)
+        step.sent_back.add(victim)
 
     def _preempt(self, victim: S) -> None:
         self.num_preemptions += 1
@@ -199,13 +273,12 @@ class Scheduler(Generic[S]):
     def _send_back(self, sequence: S) -> None:
         self.running.remove(sequence)
         self._release(sequence)
-        insort(self.waiting, sequence, key=attrgetter("arrival"))
+        insort(self.waiting, sequence, key=_AGE)
 
-    def _blocked(self, sequence: S, filling: set) -> bool:
-        """Whether nothing was granted for want of pages, rather than to share a page that is being filled."""
-        return self._page_ahead(sequence) not in filling
+    def _num_held(self, sequences: Iterable[S]) -> int:
+        return self.cache.num_leased(s.lease for s in sequences if s.lease is not None)
 
-    def _page_ahead(self, sequence: S) -> tuple[int, Sequence[int]] | None:
+    def _page_ahead(self, sequence: S) -> tuple[int, object] | None:
         lease = sequence.lease
         assert lease is not None
         return self.cache.next_key(lease, sequence.tokens) if self._at_boundary(lease) else None
@@ -219,11 +292,19 @@ class Scheduler(Generic[S]):
             sequence.lease = None
 
     def _unqueue(self, sequence: S) -> None:
+        self._turn += 1
         for queue in (self.running, self.waiting):
             if sequence in queue:
                 queue.remove(sequence)
 
 
-def pending(sequence: Schedulable) -> int:
-    """Positions of ``sequence`` that have no KV yet."""
-    return len(sequence.tokens) - (sequence.lease.length if sequence.lease is not None else 0)
+def _all(_sequence: object, _start: int, count: int) -> int:
+    return count
+
+
+def _by_gang(sequences: Iterable[S]) -> dict[Gang, list[S]]:
+    """Sequences by gang, in the order in which they come."""
+    found: dict[Gang, list[S]] = {}
+    for sequence in sequences:
+        found.setdefault(sequence.gang, []).append(sequence)
+    return found
