@@ -60,6 +60,8 @@ INSTALLS: dict[str, tuple[tuple[str, ...], ...]] = {
     "lm-eval": (TORCH, ("lm-eval[api]>=0.4.13", "transformers>=5,<6", "z3-solver>=4.13", "scipy>=1.12", *TORCH)),
     "its-hub": (("its-hub[lm]>=1.2",),),
     "dspy": (("dspy>=3.4",),),
+    "genlm-control": (TORCH, ("genlm-control>=0.4.1", *TORCH)),
+    "treequest": (("treequest>=0.3.3",),),
     "optillm": (("--no-deps", "optillm==0.4.0"), TORCH, (*_OPTILLM_NEEDS, *TORCH)),
 }
 BUILD_SETTINGS = {"CMAKE_ARGS": "-DGGML_NATIVE=ON", "CMAKE_BUILD_PARALLEL_LEVEL": "2"}
