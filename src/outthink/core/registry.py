@@ -55,10 +55,28 @@ class Method:
             whole = isinstance(value, int) and not isinstance(value, bool)
             if name in COUNTS and value is not None and not (whole and value >= 1):
                 raise UserError(f"{name}={value!r} must be a whole number of at least 1.")
+            wanted = "str" if name in self.models else self._annotation(name)
+            if not _fits(value, wanted):
+                raise UserError(f"{name}={value!r} is of the wrong kind: strategy '{self.name}' takes {wanted} there.")
+
+    def _annotation(self, name: str) -> str:
+        found = inspect.signature(self.run).parameters[name].annotation
+        return found if isinstance(found, str) else getattr(found, "__name__", str(found))
 
     def __post_init__(self) -> None:
         if self.guarantee not in GUARANTEES:
             raise ValueError(f"guarantee {self.guarantee!r} of {self.name} is none of {GUARANTEES}")
+
+
+def _fits(value: Any, annotation: str) -> bool:
+    """Whether a number, text, truth value or None may stand where ``annotation`` does; other values pass."""
+    if not isinstance(value, int | float | str | None) or annotation.startswith(("_empty", "Any", "Literal")):
+        return True
+    kinds = {part.strip() for part in annotation.split("|")}
+    if isinstance(value, str):
+        return "str" in kinds or annotation.startswith(("tuple[", "Sequence["))
+    kind = "None" if value is None else type(value).__name__
+    return kind in kinds or (kind == "int" and "float" in kinds)
 
 
 def method(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ class ServeConfig:
     ``deadline`` its seconds. ``database`` is an SQLAlchemy URL for jobs. ``drain`` is how many seconds requests in
     flight are given when the server is told to stop. ``max_jobs`` solves and ``max_rows`` rows of batches are worked on
     at once; an uploaded file has at most ``max_file`` bytes, and one client's files at most ``max_stored`` together.
+    ``log_prompts``: the log holds what clients sent, which it does not otherwise.
     """
 
     host: str = "127.0.0.1"
@@ -37,6 +39,7 @@ class ServeConfig:
     max_file: int = 64 << 20
     max_stored: int = 1 << 30
     drain: float = 30.0
+    log_prompts: bool = False
 
     def __post_init__(self) -> None:
         if not self.loopback and not self.api_keys:
@@ -49,6 +52,9 @@ class ServeConfig:
         for name in ("max_running", "max_body", "max_tokens", "max_branches", "max_jobs", "max_rows", "max_file"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)!r} must be at least 1.")
+        for name in ("deadline", "drain", "max_waiting"):
+            if not 0 <= getattr(self, name) < math.inf or (name == "deadline" and not self.deadline):
+                raise UserError(f"{name}={getattr(self, name)!r} must be a finite number above 0.")
         if not 0 <= self.port <= 65535:
             raise UserError(f"port={self.port!r} is no port: it must be 0 (any that is free) to 65535.")
 

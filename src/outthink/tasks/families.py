@@ -12,6 +12,10 @@ from outthink.core.errors import PluginError
 from outthink.core.registry import Registry
 from outthink.tasks.problem import Family, Problem
 
+MAX_PROMPT = 4000
+"""Characters above which no text is taken for a problem: several times the longest of any family's, and below the 4,300
+digits at which Python refuses to read a number."""
+
 
 def check_family(name: str, found: Any) -> None:
     """Raise PluginError unless ``found`` is a `Family` called ``name``, or a class of such."""
@@ -57,8 +61,11 @@ def get_family(name: str) -> Family:
 def read_problem(prompt: str) -> Problem | None:
     """The problem that ``prompt`` states, by the first family in alphabetical order that recognises it, else None.
 
+    None too above `MAX_PROMPT` characters: what a stranger sent must not keep a pattern busy, and no family comes near.
     Families of broken plugins are left out; `outthink tasks` says what is wrong with them.
     """
+    if len(prompt) > MAX_PROMPT:
+        return None
     for name in FAMILIES.usable():
         problem = get_family(name).read(prompt)
         if problem is not None:

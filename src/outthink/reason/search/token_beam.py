@@ -20,6 +20,7 @@ from outthink.reason.search.token_tree import Hypothesis, Step, TokenTree
 from outthink.reason.search.tree import best_of_each
 from outthink.verify import Verifier
 
+MOST_PENALTY = 10
 MOST = 100  # log-probabilities that may be asked for beside a token's own
 BOUND = "every line found is weighed by its exact probability and the rest is unassigned, so that an answer's share is "
 
@@ -89,6 +90,8 @@ async def _beams(
 ) -> Posterior:
     at_least(1, n=n, groups=groups, max_tokens=max_tokens)
     at_least(0, penalty=penalty, length_penalty=length_penalty)
+    if length_penalty > MOST_PENALTY:
+        raise UserError(f"length_penalty={length_penalty!r} must be at most {MOST_PENALTY}: above 1 length is all.")
     groups = min(groups, n)
     size, longest = n // groups, math.inf if max_tokens is None else max_tokens
     if n > MOST:
