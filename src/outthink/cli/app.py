@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 import outthink
 from outthink.cli import (
+    batch,
     bench,
     compare,
     convert,
@@ -35,6 +36,7 @@ COMMANDS = (
     "compare",
     "generate",
     "serve",
+    "batch",
     "methods",
     "tasks",
     "train",
@@ -131,6 +133,7 @@ app.command()(solve.solve)
 app.command()(compare.compare)
 app.command()(generate.generate)
 app.command()(serve.serve)
+app.command()(batch.batch)
 app.add_typer(methods.app, name="methods")
 app.add_typer(tasks.app, name="tasks")
 app.command()(train.train)
