@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from outthink.core.constraint import Constraint
 from outthink.core.errors import SamplingError
 
 
@@ -13,13 +14,15 @@ from outthink.core.errors import SamplingError
 class Sampling:
     """The distribution that tokens are drawn from.
 
-    Applied in this order to the model's logits: ``logit_bias``; ``repetition_penalty`` (divides positive and multiplies
+    Applied in this order to the model's logits: ``constraint`` (only tokens that it allows after what was written below
+    the prompt); ``logit_bias``; ``repetition_penalty`` (divides positive and multiplies
     negative logits of tokens in prompt or text); ``presence_penalty`` and ``frequency_penalty`` (subtracted, once and
     per occurrence, for tokens in the text generated so far); ``temperature`` (0 takes the largest logit, ties to the
     lowest id); ``top_k``; ``top_p`` (the smallest set of likeliest tokens with at least that mass); ``min_p`` (at least
     that fraction of the likeliest token's probability).
 
-    ``seed`` keys the random numbers; ``top_logprobs`` asks for that many log-probabilities beside each token's own.
+    ``seed`` keys the random numbers; ``top_logprobs`` asks for that many log-probabilities beside each token's own. The
+    ``constraint`` of an `LM`'s own sampling holds for every line below its roots, whatever else an extension asks for.
     """
 
     temperature: float = 1.0
@@ -32,6 +35,7 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int = 0
     top_logprobs: int = 0
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         _require(

@@ -48,6 +48,8 @@ def check_options(sampling: Sampling, until: Until, vocab_size: int) -> None:
             raise SamplingError(f"logit_bias is given for token {token}, outside the vocabulary of {vocab_size:,}.")
         if bias == math.inf:
             raise SamplingError(f"logit_bias[{token}]=inf is out of range: it must be a number or -inf.")
+    if sampling.constraint is not None and until.ignore_eos:
+        raise SamplingError("ignore_eos cannot be combined with a constraint: a text that is complete must end.")
     if sum(bias == -math.inf for bias in sampling.logit_bias.values()) >= vocab_size:
         raise SamplingError("logit_bias forbids every token of the vocabulary: leave at least one to be drawn.")
     for stop in until.stop:

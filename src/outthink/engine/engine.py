@@ -292,7 +292,7 @@ class Engine:
 
     def _settle_draws(self, draws: list[tuple[Sequence, NDArray[np.float32]]]) -> None:
         """Draw a token for each sequence that may still pay for one; finish those that stop or may not."""
-        affordable, others = split_affordable(draws)
+        affordable, others = split_affordable(self._constrained(draws))
         for sequence, logits in others:
             if sequence.tail_logits is not logits:  # nothing follows them, so they stay the last
                 sequence.tail_logits = logits.copy()
@@ -312,6 +312,8 @@ class Engine:
             generation.sample_log_probs.append(sample_log_probs[i])
             if generation.extend.sampling.top_logprobs:
                 generation.top_log_probs.append(drawn.top[i])
+            if (on_draw := generation.extend.on_draw) is not None:
+                on_draw(generation.index, token, log_probs[i], drawn.top[i])
             piece = b"" if self.vocabulary.is_special(token) else self.vocabulary.token_bytes(token)
             finish = generation.accept(token, piece, self._eos, len(sequence.tokens))
             self._show(generation, piece)
@@ -319,6 +321,23 @@ class Engine:
                 self._finish(sequence, finish)
             elif len(sequence.tokens) == generation.start + 1:
                 self.scheduler.add(sequence)
+
+    def _constrained(
+        self, draws: list[tuple[Sequence, NDArray[np.float32]]]
+    ) -> list[tuple[Sequence, NDArray[np.float32]]]:
+        """Find out what each sequence that is kept within a language may draw; fail the tasks of those that are stuck.
+        Returns the draws that are left.
+        """
+        if all(_generation(sequence).state is None for sequence, _ in draws):
+            return draws
+        for sequence, _ in draws:
+            generation = _generation(sequence)
+            if not generation.extend.over:
+                try:
+                    generation.constrain(sequence.tokens)
+                except SamplingError as error:
+                    self._fail_task(generation.extend, error)
+        return [draw for draw in draws if not _generation(draw[0]).extend.over]
 
     # ---- small steps -----------------------------------------------------------------------------------------------
 
@@ -389,6 +408,14 @@ class Engine:
             for sequence in _grown(task):
                 self.close(sequence)
 
+    def _gang_of(self, task: Task) -> Gang:
+        """As what a task competes: all that is paid from one whole ledger is one gang."""
+        whole = task.ledger.line[-1]
+        gang = self._gangs.get(whole)
+        if gang is None:
+            gang = self._gangs[whole] = Gang(whole.priority, task.parent.namespace, next(self._arrivals))
+        return gang
+
     def _leave_parent(self, task: Task) -> None:
         parent = task.parent
         if task in parent.tasks:
@@ -402,20 +429,16 @@ class Engine:
         self._leave_parent(task)
 
 
+def _num_unborn(task: Extend | Reading) -> int:
+    return len(task.keys) - len(task.children) if isinstance(task, Extend) else 0
+
+
 def _generation(sequence: Sequence) -> Generation:
     assert sequence.generation is not None
     return sequence.generation
 
 
 def _grown(task: Task) -> list[Sequence]:
-    def _gang_of(self, task: Task) -> Gang:
-        """As what a task competes: all that is paid from one whole ledger is one gang."""
-        whole = task.ledger.line[-1]
-        gang = self._gangs.get(whole)
-        if gang is None:
-            gang = self._gangs[whole] = Gang(whole.priority, task.parent.namespace, next(self._arrivals))
-        return gang
-
     if isinstance(task, Extend):
         return list(task.children)
     return [task.sequence] if isinstance(task, Reading) and task.sequence is not None else []
@@ -426,9 +449,5 @@ def _row(sequence: Sequence) -> Row:
     sampling, prompt_length = generation.extend.sampling, generation.extend.prompt.length
     key, tokens = generation.extend.keys[generation.index], sequence.tokens
     if not sampling.needs_history:
-        return Row(sampling, key, len(tokens))
-    return Row(sampling, key, len(tokens), tokens[:prompt_length], tokens[prompt_length:])
-def _num_unborn(task: Extend | Reading) -> int:
-    return len(task.keys) - len(task.children) if isinstance(task, Extend) else 0
-
-
+        return Row(sampling, key, len(tokens), allowed=generation.allowed)
+    return Row(sampling, key, len(tokens), tokens[:prompt_length], tokens[prompt_length:], generation.allowed)

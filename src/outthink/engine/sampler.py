@@ -19,7 +19,8 @@ BLOCK_ELEMENTS = 1 << 21  # about six arrays of float64 of this size are alive a
 class Row:
     """One draw to be made: how, keyed by which branch, at which position, after which tokens.
 
-    ``prompt`` and ``generated`` are read only where ``sampling.needs_history``.
+    ``prompt`` and ``generated`` are read only where ``sampling.needs_history``. ``allowed``: which tokens may be drawn,
+    those beyond its end not; None for all.
     """
 
     sampling: Sampling
@@ -27,6 +28,7 @@ class Row:
     position: int
     prompt: Sequence[int] = ()
     generated: Sequence[int] = ()
+    allowed: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def sample(logits: Sequence[NDArray[np.float32]], rows: Sequence[Row]) -> Draws:
 def _sample(logits: NDArray[np.float32], rows: Sequence[Row]) -> Draws:
     model = log_softmax(logits.astype(np.float64))
     plain = all(map(_is_model_itself, {id(row.sampling): row.sampling for row in rows}.values()))
+    plain = plain and all(row.allowed is None for row in rows)
     law = np.exp(model) if plain else sampling_law(logits, rows)  # the same numbers, sooner
     keys = np.array([mix(int(row.sampling.seed), row.key) for row in rows], dtype=np.uint64)
     positions = np.array([row.position for row in rows], dtype=np.uint64)
@@ -109,8 +112,12 @@ def log_softmax(scores: Floats) -> Floats:
 
 
 def _adjust(scores: Floats, row: Row) -> None:
-    """Apply bias and penalties to one row of scores [V], in place."""
+    """Apply what is allowed, bias and penalties to one row of scores [V], in place."""
     s = row.sampling
+    if row.allowed is not None:
+        size = min(len(row.allowed), len(scores))
+        scores[:size][~row.allowed[:size]] = -np.inf
+        scores[size:] = -np.inf
     for token, bias in s.logit_bias.items():
         scores[token] += bias
     if not s.needs_history:

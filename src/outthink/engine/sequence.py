@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outthink.core.budget import Ledger
+from outthink.core.constraint import ConstraintState
+from outthink.core.errors import SamplingError
 from outthink.core.sampling import Sampling, Until
 from outthink.engine.sampler import likeliest, log_softmax
 from outthink.kv import Lease
-
-
 from outthink.scheduling import Gang
+
+
 @dataclass(eq=False, slots=True)
 class Sequence:
     """A token prefix in the tree. The KV of its positions may be resident (``lease``) or not; tokens never change
@@ -44,9 +46,9 @@ class Sequence:
     tasks: list[Task] = field(default_factory=list)
     generation: Generation | None = None
     reading: Reading | None = None
+    gang: Gang = field(default_factory=Gang)
 
     @property
-    gang: Gang = field(default_factory=Gang)
     def reusable(self) -> int:
         """How many leading positions may be found in the cache: those after them must yield logits."""
         if self.reading is not None:
@@ -95,24 +97,28 @@ class Task:
     failed: Callable[[BaseException], None]
     prompt: Prompt
     over: bool = False
-
-
     gang: Gang = field(default_factory=Gang)
 
 
 OnDraw = Callable[[int, int, float, Tokens[tuple[int, float]]], None]
+
+
 @dataclass(eq=False)
 class Extend(Task):
     """Grow ``len(keys)`` children; ``keys`` are the random keys of the children. ``done`` gets the list of children.
 
-    ``on_token(child index, text)``, if given, is called with each bit of new text, ``on_end(child)`` as each ends.
+    ``state``: that of the sampling's constraint after the parent, for the children to go on from.
+    ``on_token(child index, text)``, if given, is called with each bit of new text, ``on_end(child)`` as each ends, and
+    ``on_draw(child index, token, log-probability, likeliest)`` with each token, before the text that it completes.
     """
 
     keys: Tokens[int] = ()
     until: Until = field(default_factory=Until)
     sampling: Sampling = field(default_factory=Sampling)
     limit: int = 0
+    state: ConstraintState | None = None
     on_token: Callable[[int, str], None] | None = None
+    on_draw: OnDraw | None = None
     on_end: Callable[[Sequence], None] | None = None
     children: list[Sequence] = field(default_factory=list)
     growing: int = 0
@@ -214,7 +220,8 @@ class Judge(Reading):
 class Generation:
     """The growing end of one child: what it drew, what text that is, and whether it is over.
 
-    ``stop`` is the string or token that it stopped at, which begins at byte ``stop_at`` of ``text``.
+    ``stop`` is the string or token that it stopped at, which begins at byte ``stop_at`` of ``text``. ``state``: that of
+    the constraint it is kept within, after the first ``kept`` of its tokens; ``allowed`` [V]: what may be drawn next.
     """
 
     extend: Extend
@@ -230,11 +237,31 @@ class Generation:
     finish: str | None = None
     stop: str | int | None = None
     stop_at: int | None = None
+    state: ConstraintState | None = None
+    kept: int = 0
+    allowed: NDArray[np.bool_] | None = None
 
     @property
     def completion(self) -> str:
         """The text without the stop string or token."""
         return self.text[: self.stop_at].decode(errors="replace")
+
+    def constrain(self, tokens: Tokens[int]) -> None:
+        """Find out what may be drawn after ``tokens``, the whole sequence. Raises SamplingError where nothing may."""
+        if self.state is None:
+            return
+        for token in tokens[self.start + self.kept :]:
+            self.state.advance(token)
+            self.kept += 1
+        self.allowed = self.state.allowed()
+        for token, bias in self.extend.sampling.logit_bias.items():
+            if bias == -np.inf and token < len(self.allowed):
+                self.allowed[token] = False
+        if not self.allowed.any():
+            raise SamplingError(
+                f"After {self.kept:,} tokens the constraint leaves nothing to draw: this vocabulary cannot spell what "
+                "must follow, or logit_bias forbids it. Loosen one of them."
+            )
 
     def accept(self, token: int, piece: bytes, eos_ids: frozenset[int], length: int) -> str | None:
         """Take in a drawn token whose bytes are ``piece``; returns why the child stops here, or None.

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from outthink.core.budget import Ledger
+from outthink.core.constraint import Constraint, ConstraintState
 from outthink.core.errors import BranchClosedError
 from outthink.core.rng import mix
 from outthink.core.sampling import Sampling, Until
@@ -61,6 +63,7 @@ class BaseBranch(ABC):
         self.ended = False
         self.closed = False
         self._num_children = 0
+        self._kept: tuple[Constraint, ConstraintState, int] | None = None
         self._hold = Hold(None if parent is None else parent._hold)
 
     @abstractmethod
@@ -86,12 +89,19 @@ class BaseBranch(ABC):
         """See `Branch.tokenizer`."""
         return None
 
+    @property
+    def vocabulary(self) -> Any:
+        """What constraints are told of the tokens."""
+        return self.tokenizer
+
     async def aside(self, ledger: Ledger) -> Branch:
         """See `Branch.aside`."""
         self.refuse_if_closed("ask aside")
         view = copy(self)
         view._lm = self._lm.with_ledger(ledger)
-        view.thought, view._num_children, view._hold = Thought(), 0, Hold(None)
+        if view._lm.sampling.constraint is not None:  # a verifier writes what it likes
+            view._lm = view._lm.with_sampling(replace(view._lm.sampling, constraint=None))
+        view.thought, view._num_children, view._hold, view._kept = Thought(), 0, Hold(None), None
         return view
 
     def when_released(self, action: Callable[[], None]) -> None:
@@ -112,6 +122,45 @@ class BaseBranch(ABC):
         first = self._num_children
         self._num_children += n
         return [mix(self.key, ordinal) for ordinal in range(first, first + n)]
+
+    def sampling_of(self, asked: Sampling | None) -> Sampling:
+        """How an extension samples that ``asked`` for this: under the constraint of the `LM` unless it has its own."""
+        own: Sampling = self._lm.sampling
+        if asked is None or asked.constraint is not None or own.constraint is None:
+            return asked or own
+        return replace(asked, constraint=own.constraint)
+
+    def keep(self, constraint: Constraint, state: ConstraintState, count: int) -> None:
+        """Note the ``state`` of ``constraint`` after the first ``count`` of the branch's own tokens, so that it is not
+        found out again. The branch owns it from now on.
+        """
+        self._kept = (constraint, state, count)
+
+    def state_of(self, constraint: Constraint) -> ConstraintState:
+        """A copy of the state of ``constraint`` after everything that was written below the root.
+
+        Raises SamplingError where that is not of its language, or where it was made for another tokenizer.
+        """
+        line: list[BaseBranch] = [self]
+        while line[-1].parent is not None and not line[-1]._keeps(constraint):
+            line.append(line[-1].parent)
+        state: ConstraintState | None = None
+        for branch in reversed(line):
+            count = 0
+            if branch._kept is not None and branch._keeps(constraint):
+                _, state, count = branch._kept
+            elif state is None:
+                state = constraint.begin(self.vocabulary)
+            else:
+                state = state.copy()
+            for token in branch.tokens[count:]:
+                state.advance(token)
+            branch.keep(constraint, state, len(branch.tokens))
+        assert state is not None
+        return state.copy()
+
+    def _keeps(self, constraint: Constraint) -> bool:
+        return self._kept is not None and self._kept[0] is constraint
 
     def record(self) -> None:
         """Copy what was grown into the thought."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from copy import copy
-from typing import Any, SupportsIndex
+from typing import Any, ParamSpec, SupportsIndex
 
 from outthink.core.budget import Ledger
 from outthink.core.errors import PromptError, SamplingError
@@ -15,7 +15,7 @@ from outthink.core.sampling import Sampling, Until
 from outthink.core.thought import Thought
 from outthink.engine.checks import check_options, check_prompt, check_tokens
 from outthink.engine.engine import Engine
-from outthink.engine.sequence import Extend, Score
+from outthink.engine.sequence import Extend, OnDraw, Score
 from outthink.engine.sequence import Prompt as EnginePrompt
 from outthink.engine.sequence import Sequence as EngineSequence
 from outthink.engine.thread import EngineThread
@@ -23,6 +23,8 @@ from outthink.lm.branch import BaseBranch
 from outthink.lm.handle import Handle, open_handle
 from outthink.lm.protocol import Branch, OnToken
 from outthink.models.tokenizer import Tokenizer
+
+P = ParamSpec("P")
 
 
 class LocalLM:
@@ -108,15 +110,18 @@ class LocalBranch(BaseBranch):
         until: Until | None = None,
         sampling: Sampling | None = None,
         on_token: OnToken | None = None,
+        on_draw: OnDraw | None = None,
     ) -> list[Branch]:
-        """See `Branch.extend`."""
+        """See `Branch.extend`. ``on_draw`` is told of each token before the text that it completes; see `Extend`."""
         self.refuse_if_closed("extend")
         if not isinstance(n, SupportsIndex) or n < 0:
             raise SamplingError(f"n={n!r} is out of range: it must be a whole number of at least 0.")
         if n == 0:
             return []
-        until, sampling = until or Until(), sampling or self._lm.sampling
+        until, sampling = until or Until(), self.sampling_of(sampling)
         check_options(sampling, until, self.tokenizer.vocab_size)
+        constraint = sampling.constraint
+        state = None if constraint is None else self.state_of(constraint)
         keys, engine = self.next_keys(n), self._lm.engine
         thoughts = [self.thought.child() for _ in keys]  # filled in as the children end, so that progress can be seen
         try:
@@ -130,6 +135,8 @@ class LocalBranch(BaseBranch):
                     until=until,
                     sampling=sampling,
                     limit=engine.max_positions,
+                    state=state,
+                    on_draw=None if on_draw is None else _guarded(on_draw, ends[1]),
                     on_token=None if on_token is None else _guarded(on_token, ends[1]),
                     on_end=lambda child: _record(thoughts, child),
                 )
@@ -198,6 +205,9 @@ class LocalBranch(BaseBranch):
         child.finish = generation.finish
         child.ended = isinstance(generation.stop, int) and generation.stop in self._lm.engine.vocabulary.eos_ids
         child.completion = generation.completion
+        constraint = generation.extend.sampling.constraint
+        if constraint is not None and generation.state is not None:
+            child.keep(constraint, generation.state, generation.kept)
         child.record()
         return child
 
@@ -235,12 +245,12 @@ def _record(thoughts: Sequence[Thought], child: EngineSequence) -> None:
     thought.finish = generation.finish
 
 
-def _guarded(on_token: OnToken, failed: Callable[[BaseException], None]) -> OnToken:
-    """``on_token`` such that an error of its own ends the request that it belongs to, and no other."""
+def _guarded(tell: Callable[P, None], failed: Callable[[BaseException], None]) -> Callable[P, None]:
+    """``tell`` such that an error of its own ends the request that it belongs to, and no other."""
 
-    def shown(index: int, text: str) -> None:
+    def shown(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            on_token(index, text)
+            tell(*args, **kwargs)
         except BaseException as error:  # noqa: BLE001  whatever it is, it is the caller's, and reaches the caller
             failed(error)
 

@@ -67,6 +67,29 @@ class ToyLM:
         """The same model, sampling and tree on another bill."""
         return ToyLM(self.law, self.alphabet, ledger, self.sampling, self.context, self.tree)
 
+    @property
+    def fingerprint(self) -> str:
+        """Equal for toys with the same tokens."""
+        return self.alphabet
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """The end token."""
+        return (self.end,)
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are, the end token included."""
+        return self.end + 1
+
+    def token_bytes(self, token: int) -> bytes:
+        """What a token adds to a text; nothing for the end token."""
+        return self.spell([token]).encode()
+
+    def is_special(self, token: int) -> bool:
+        """Whether a token marks structure: the end token does."""
+        return token == self.end
+
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Token ids; PromptError for a character outside the alphabet."""
         if isinstance(prompt, str):
@@ -123,6 +146,11 @@ class ToyBranch(BaseBranch):
         super().__init__(parent, thought, key)
         self._lm, self._prefix, self._unpaid = lm, prefix, unpaid
 
+    @property
+    def vocabulary(self) -> ToyLM:
+        """What constraints are told of the tokens."""
+        return self._lm
+
     async def extend(
         self,
         n: int = 1,
@@ -137,7 +165,7 @@ class ToyBranch(BaseBranch):
         if n == 0:
             return []
         lm: ToyLM = self._lm
-        until, sampling = until or Until(), sampling or lm.sampling
+        until, sampling = until or Until(), self.sampling_of(sampling)
         check_options(sampling, until, lm.end + 1)
         children = [ToyBranch(lm, self, self.thought.child(), key, self._prefix) for key in self.next_keys(n)]
         if not self._pay_prompt():
@@ -185,7 +213,9 @@ class ToyBranch(BaseBranch):
             self.finish_with("budget")
             return
         logits = lm.law(self._prefix).astype(np.float32)
-        drawn = sample([logits], [Row(sampling, self.key, len(self._prefix), self._prefix, self.tokens)])
+        allowed = None if sampling.constraint is None else self.state_of(sampling.constraint).allowed()
+        row = Row(sampling, self.key, len(self._prefix), self._prefix, self.tokens, allowed)
+        drawn = sample([logits], [row])
         token = int(drawn.tokens[0])
         self._prefix, self.tokens = (*self._prefix, token), (*self.tokens, token)
         self.log_probs = (*self.log_probs, float(drawn.log_probs[0]))

@@ -57,6 +57,8 @@ class Route:
             "min_p": sampling.min_p > 0,
             "repetition_penalty": sampling.repetition_penalty != 1,
         }
+        if sampling.constraint is not None:
+            raise CapabilityError(f"{server} draws its tokens itself, so that no constraint can be put on them here.")
         for name, asked in wanted.items():
             if asked and not (
                 name in self.neutral or (name == "repetition_penalty" and "repeat_penalty" in self.neutral)
