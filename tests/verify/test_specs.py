@@ -18,6 +18,7 @@ from outthink.core.sampling import Sampling, Until
 from outthink.lm.toy import ToyLM, random_law
 from outthink.models import rewards
 from outthink.verify import VERIFIERS, check_spec, opened
+from outthink.verify.compose import Mixture, Product, Staged, Threshold
 
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "max_position_embeddings": 256}
 
@@ -171,3 +172,56 @@ def test_ledgers_for_verifiers_mark_all_they_are_charged():
     assert whole.bill.flops == 91 and judging.tokens_left == 44
     part.cancel()
     assert judging.exhausted and not whole.exhausted
+
+
+@pytest.mark.parametrize(
+    ("spec", "made"),
+    [
+        ("product(likelihood, entropy)", lambda a, b: Product(a, b)),
+        ("product(likelihood, 2, entropy, 0.5)", lambda a, b: Product(a, b, powers=(2, 0.5))),
+        ("mixture( likelihood,0.7,entropy,0.3 )", lambda a, b: Mixture(a, b, shares=(7, 3))),
+        ("threshold(likelihood, at=-1.5, hard=true)", lambda a, b: Threshold(a, -1.5, hard=True)),
+        ("staged(likelihood, entropy)", lambda a, b: Staged(a, b)),
+        (
+            "product(threshold(likelihood, at=-2), mixture(entropy, likelihood))",
+            lambda a, b: Product(Threshold(a, -2), Mixture(b, a)),
+        ),
+    ],
+)
+async def test_composed_in_one_word_as_in_python(spec, made):
+    lm = ToyLM(random_law(3, 4), "abc", Ledger(), Sampling(seed=4, top_logprobs=5), context=6)
+    question = Question("ab", lambda text: text[-1:] or None)
+    expected = made(VERIFIERS.get("likelihood")(), VERIFIERS.get("entropy")())
+    async with await lm.root("ab") as root, opened(spec, lm) as judge:
+        lines = await root.extend(5, Until(max_tokens=3))
+        found = await judge.score(question, lines, lm.ledger)
+        assert found == await expected.score(question, lines, lm.ledger) and len(set(found)) > 1
+        assert (judge.name, judge.partial, judge.sound) == (expected.name, expected.partial, expected.sound)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "product()",
+        "product(likelihood, 0, entropy, 1)",
+        "product(likelihood, 1, entropy)",
+        "threshold(likelihood, at=low)",
+        "threshold(likelihood, at=0, accept=-1)",
+        "threshold(likelihood, hard=1)",
+        "threshold(likelihood, entropy)",
+        "staged(likelihood)",
+        "product(likelihood, powers=2)",
+        "likelihood(entropy)",
+        "product(likelihood, entropy",
+        "product(likelihood, entropy) x",
+        "product(likelihood, likelihood:3)",
+    ],
+)
+def test_a_composition_that_cannot_be_is_refused(spec):
+    with pytest.raises(UserError):
+        check_spec(spec)
+
+
+def test_an_unknown_part_is_named():
+    with pytest.raises(UnknownNameError, match="likelyhood"):
+        check_spec("product(prm, likelyhood)")

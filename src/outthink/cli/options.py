@@ -42,7 +42,8 @@ VerifierOption = Annotated[
         help="Who judges lines, for the strategies that ask: exact (the task's own checker), step-oracle (it knows the "
         "truth of partial lines too), prm[:DIRECTORY][:last|min|product|mean] and orm[:DIRECTORY] (reward models), "
         "likelihood, confidence, entropy, self-evaluation, pairwise[:RIVALS] (the model itself), code (the examples in "
-        "the problem, run), z3 (the problem as a formula).",
+        "the problem, run), z3 (the problem as a formula). Composed, as one word in quotes: product(prm, likelihood), "
+        "mixture(prm, 0.7, orm, 0.3), threshold(prm, at=-2), staged(prm, exact).",
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1.")]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from outthink.core.calls import Call, read_call
 from outthink.core.errors import PluginError, UserError
 from outthink.core.registry import Registry
 from outthink.lm.protocol import LM
+from outthink.verify.expression import FORMS, composed, composes
 from outthink.verify.protocol import Verifier
 
 
@@ -50,38 +52,55 @@ VERIFIERS: Registry[type[Verifier]] = Registry(
 
 def check_spec(spec: str) -> None:
     """Raise UnknownNameError for a verifier ``NAME[:ARGUMENT]`` that is not known, and UserError for an argument that
-    it does not take or whose checkpoint is not there. Loads nothing.
+    it does not take, whose checkpoint is not there, or for one of `FORMS` that cannot be read. Loads nothing.
     """
-    kind, argument = _named(spec)
-    if (check := getattr(kind, "check", None)) is not None:
-        check(argument)
+    _check(read_call(spec, "verifier"))
 
 
 @asynccontextmanager
 async def opened(verifier: str | Verifier | None, lm: LM | None = None) -> AsyncIterator[Verifier | None]:
-    """The verifier that ``NAME[:ARGUMENT]`` asks for, to judge lines of ``lm``, closed again afterwards; anything else
-    as it is. Raises as `check_spec` does.
+    """The verifier that ``NAME[:ARGUMENT]`` or one of `FORMS` asks for, to judge lines of ``lm``, closed again
+    afterwards; anything else as it is. Raises as `check_spec` does.
     """
     if not isinstance(verifier, str):
         yield verifier
         return
-    kind, argument = _named(verifier)
+    call = read_call(verifier, "verifier")
+    _check(call)
+    async with AsyncExitStack() as stack:
+        yield await _open(call, lm, stack)
+
+
+def _check(call: Call) -> Any:
+    """The class that ``call`` names, or what it makes of such: enough to see whether the parts fit together."""
+    if composes(call):
+        return composed(call, [_check(member) for member in call.members])
+    kind, argument = _named(call)
+    if (check := getattr(kind, "check", None)) is not None:
+        check(argument)
+    return kind
+
+
+async def _open(call: Call, lm: LM | None, stack: AsyncExitStack) -> Verifier:
+    if composes(call):
+        return composed(call, [await _open(member, lm, stack) for member in call.members])
+    kind, argument = _named(call)
     opens = getattr(kind, "open", None)
     # Loading a checkpoint takes its time, in which others on this event loop go on.
     judge: Verifier = kind() if opens is None else await asyncio.to_thread(opens, lm, argument)
-    try:
-        yield judge
-    finally:
-        if (close := getattr(judge, "close", None)) is not None:
-            close()
+    if (close := getattr(judge, "close", None)) is not None:
+        stack.callback(close)
+    return judge
 
 
-def _named(spec: str) -> tuple[type[Verifier], str]:
-    name, colon, argument = spec.partition(":")
+def _named(call: Call) -> tuple[type[Verifier], str]:
+    name, colon, argument = call.name.partition(":")
     kind = VERIFIERS.get(name)
+    if call.given or call.named:
+        raise UserError(f"Verifier '{name}' takes nothing in brackets. The ways to compose verifiers are: {FORMS}.")
     if colon and not hasattr(kind, "open"):
-        raise UserError(f"Verifier {spec!r}: '{name}' takes nothing after a colon.")
+        raise UserError(f"Verifier {call.name!r}: '{name}' takes nothing after a colon.")
     return kind, argument
 
 
-__all__ = ["VERIFIERS", "Verifier", "check_spec", "opened"]
+__all__ = ["FORMS", "VERIFIERS", "Verifier", "check_spec", "opened"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from outthink.core.registry import Method
 from outthink.lm.needs import check_needs
 from outthink.lm.protocol import LM
@@ -10,10 +12,19 @@ from outthink.verify.protocol import Verifier
 _PARTS = ("part", "process", "outcome")
 
 
+def with_parts(verifier: Verifier) -> Iterator[Verifier]:
+    """The verifier, and all those that it is composed of."""
+    yield verifier
+    for part in (
+        *getattr(verifier, "parts", ()),
+        *(getattr(verifier, name) for name in _PARTS if hasattr(verifier, name)),
+    ):
+        yield from with_parts(part)
+
+
 def needs_of(verifier: Verifier) -> frozenset[str]:
     """The ``needs`` of a verifier, where it has any, and of those that it is composed of."""
-    parts = [*getattr(verifier, "parts", ()), *(getattr(verifier, name) for name in _PARTS if hasattr(verifier, name))]
-    return frozenset(getattr(verifier, "needs", ())).union(*map(needs_of, parts))
+    return frozenset().union(*(getattr(part, "needs", ()) for part in with_parts(verifier)))
 
 
 def check_model(lm: LM, method: Method, verifier: Verifier | None) -> None:

@@ -27,6 +27,7 @@ from outthink.reason.holding import together
 from outthink.reason.solve import ask, think
 from outthink.tasks.problem import Problem
 from outthink.verify import Verifier, opened
+from outthink.verify.needs import with_parts
 
 Open = Callable[[str], Model]
 """Opens a model by its source."""
@@ -101,7 +102,11 @@ class Ground:
     @property
     def weights(self) -> dict[str, str]:
         """Hashes of the checkpoints at work: ``model``, and those of verifiers that have one."""
-        read = {name: getattr(judge, "model", None) for name, judge in self.judges.items()}
+        read = {
+            name if place == 0 else f"{name}, part {place}": getattr(part, "model", None)
+            for name, judge in self.judges.items()
+            for place, part in enumerate(with_parts(judge))
+        }
         sources = {name: model.loaded.source for name, model in read.items() if model is not None}
         return {name: fingerprint(source) for name, source in {"model": self.model.loaded.source, **sources}.items()}
 
