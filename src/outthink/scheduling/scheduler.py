@@ -224,7 +224,7 @@ class Scheduler(Generic[S]):
             self._release(idle)
             return True
         gang, held = sequence.gang, _by_gang(self.running)
-        last = max(held, key=lambda each: each.rank)
+        last = self._latest(held)
         if last.priority > gang.priority:
             self._suspend(last, held[last], step)
             return True
@@ -242,6 +242,10 @@ class Scheduler(Generic[S]):
         else:
             self._preempt_in(step, held[last][-1])
         return sequence.lease is not None
+
+    def _latest(self, gangs: Iterable[Gang]) -> Gang:
+        """Who gives up pages first: of the highest priority number, the gang that came last."""
+        return max(gangs, key=lambda gang: gang.rank)
 
     def _greediest(self, gang: Gang, held: dict[Gang, list[S]], share: int) -> Gang | None:
         """The latest gang of the same priority as ``gang`` that holds more than ``share`` pages and can do with less.
