@@ -10,8 +10,8 @@ from outthink.serve.failures import ApiError
 from outthink.serve.gate import Gate
 
 
-async def hold(gate, tenant, log, release):
-    async with gate.admitted(tenant):
+async def hold(gate, tenant, log, release, priority=0):
+    async with gate.admitted(tenant, priority):
         log.append(tenant)
         await release.wait()
 
@@ -39,6 +39,60 @@ async def test_a_full_queue_is_said_with_when_to_come_again():
     assert refused.value.status == 429 and refused.value.headers["Retry-After"]
     release.set()
     await asyncio.gather(*tasks)
+
+
+async def test_of_one_tenant_the_lowest_number_goes_first_then_the_oldest():
+    gate, log, release = Gate(1, 9), [], asyncio.Event()
+    first = asyncio.create_task(hold(gate, "a", [], release))
+    await asyncio.sleep(0)
+
+    async def visit(name, priority):
+        async with gate.admitted("a", priority):
+            log.append(name)
+
+    tasks = [asyncio.create_task(visit(*each)) for each in [("low", 5), ("x", 0), ("y", 0), ("high", -3)]]
+    await asyncio.sleep(0)
+    release.set()
+    await asyncio.gather(first, *tasks)
+    assert log == ["high", "x", "y", "low"]
+
+
+async def test_who_fills_the_queue_gives_way_to_others():
+    gate, release = Gate(1, 3), asyncio.Event()
+    greedy = [asyncio.create_task(hold(gate, "a", [], release)) for _ in range(4)]
+    await asyncio.sleep(0)
+    others = [asyncio.create_task(hold(gate, "b", [], release)) for _ in range(3)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert [task.done() for task in greedy] == [False, False, False, True], "the last of whom has most"
+    assert [task.done() for task in others] == [False, True, True], "one each of a second place is no more than fair"
+    assert gate.num_waiting == 3 and gate.num_refused == 3
+    release.set()
+    done = await asyncio.gather(*greedy, *others, return_exceptions=True)
+    assert [getattr(each, "status", None) for each in done] == [None, None, None, 429, None, 429, 429]
+
+
+async def test_when_to_come_again_follows_from_how_fast_requests_go_out():
+    now = 100.0
+    gate = Gate(1, 4, clock=lambda: now)
+    assert gate.retry_after == 1
+    for _ in range(30):
+        async with gate.admitted("a"):
+            now += 7.0
+    assert gate.retry_after == 7
+    release = asyncio.Event()
+    tasks = [asyncio.create_task(hold(gate, "a", [], release)) for _ in range(6)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    with pytest.raises(ApiError) as refused:
+        await tasks[-1]
+    assert refused.value.headers["Retry-After"] == "35"
+    now += 20.0  # nobody goes out: it takes longer than it seemed
+    assert gate.retry_after == 100
+    now = 1e9
+    assert gate.retry_after == 600
+    release.set()
+    await asyncio.gather(*tasks[:-1])
 
 
 async def test_draining_waits_for_who_is_in_and_refuses_who_waits():

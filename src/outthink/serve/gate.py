@@ -3,21 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
+from bisect import insort
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
 
 from outthink.serve.failures import ApiError
 
+LONGEST_RETRY = 600
+
+
+@dataclass(order=True)
+class _Place:
+    """A request that waits, in its order among those of its tenant; ``free`` is set when it may go in."""
+
+    priority: int
+    number: int
+    free: asyncio.Future[None] = field(compare=False)
+
 
 class Gate:
-    """Admits requests. Of those that wait, the next is the oldest of the tenant with the fewest running."""
+    """Admits requests. Of those that wait, the next is of the tenant with the fewest running: that of lowest priority
+    number, of these the oldest.
 
-    def __init__(self, max_running: int, max_waiting: int) -> None:
+    Where ``max_waiting`` wait already, the last of the tenant with most of them is refused, be it who comes or another:
+    so nobody can fill the queue for others. ``clock`` is in seconds.
+    """
+
+    def __init__(self, max_running: int, max_waiting: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.max_running, self.max_waiting = max_running, max_waiting
         self.running: Counter[str] = Counter()
         self.closing = False
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        self.num_refused = 0
+        self._clock = clock
+        self._numbers = count()
+        self._entered: dict[int, float] = {}
+        self._took: deque[float] = deque(maxlen=64)
+        self._waiting: dict[str, list[_Place]] = {}
         self._drained = asyncio.Event()
         self._drained.set()
 
@@ -29,55 +55,75 @@ class Gate:
     def num_waiting(self) -> int:
         return sum(map(len, self._waiting.values()))
 
+    @property
+    def retry_after(self) -> int:
+        """Whole seconds until all who wait now will have gone in, from 1 to `LONGEST_RETRY`.
+
+        As long as ``max_running`` places take that are left as fast as the last 64 requests left theirs (Little's law),
+        or as slowly as those that are in now have not left theirs.
+        """
+        now = self._clock()
+        took, ages = list(self._took), [now - entered for entered in self._entered.values()]
+        seconds = max((sum(times) / len(times) for times in (took, ages) if times), default=0.0)
+        return min(LONGEST_RETRY, max(1, math.ceil(seconds * (self.num_waiting + 1) / self.max_running)))
+
     @asynccontextmanager
-    async def admitted(self, tenant: str) -> AsyncIterator[None]:
+    async def admitted(self, tenant: str, priority: int = 0) -> AsyncIterator[None]:
         """Wait for a place and hold it. Raises ApiError 429 where the queue is full, 503 where the server stops."""
-        await self._enter(tenant)
+        await self._enter(tenant, priority)
+        number = next(self._numbers)
+        self._entered[number] = self._clock()
         try:
             yield
         finally:
+            self._took.append(self._clock() - self._entered.pop(number))
             self._leave(tenant)
-
-    def refuse_if_closing(self) -> None:
-        """Raise ApiError 503 where the server stops."""
-        if self.closing:
-            raise _stopping()
 
     async def drain(self) -> None:
         """Refuse whoever comes or waits, and return once nobody is worked on."""
         self.closing = True
         for queue in self._waiting.values():
             for place in queue:
-                if not place.done():
-                    place.set_exception(_stopping())
+                if not place.free.done():
+                    place.free.set_exception(_stopping())
         self._waiting.clear()
         await self._drained.wait()
 
-    async def _enter(self, tenant: str) -> None:
-        self.refuse_if_closing()
+    async def _enter(self, tenant: str, priority: int) -> None:
+        if self.closing:
+            raise _stopping()
         if self.num_running < self.max_running and not self._waiting:
             self._take(tenant)
             return
-        if self.num_waiting >= self.max_waiting:
-            raise ApiError(
-                429,
-                f"{self.max_waiting} requests wait already; try again later.",
-                "rate_limit_error",
-                code="queue_full",
-                headers={"Retry-After": "1"},
-            )
-        place = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(tenant, deque()).append(place)
+        place = _Place(priority, next(self._numbers), asyncio.get_running_loop().create_future())
+        insort(self._waiting.setdefault(tenant, []), place)
+        if self.num_waiting > self.max_waiting:
+            self._refuse_last(tenant)
         try:
-            await place
+            await place.free
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled() and place.exception() is None:  # admitted, and gone since
-                self._leave(tenant)
-            elif tenant in self._waiting and place in self._waiting[tenant]:
-                self._waiting[tenant].remove(place)
-                if not self._waiting[tenant]:
-                    del self._waiting[tenant]
+            if place.free.done() and not place.free.cancelled() and place.free.exception() is None:
+                self._leave(tenant)  # it was admitted, and is gone since
+            elif place in self._waiting.get(tenant, ()):
+                self._remove(tenant, place)
             raise
+
+    def _refuse_last(self, comer: str) -> None:
+        """Answer 429 to the last of the tenant that has most waiting; that of who comes, among several."""
+        tenant = max(self._waiting, key=lambda each: (len(self._waiting[each]), each == comer))
+        place = self._waiting[tenant][-1]
+        self._remove(tenant, place)
+        self.num_refused += 1
+        if not place.free.done():
+            place.free.set_exception(
+                ApiError(
+                    429,
+                    f"{self.max_waiting} requests wait already; try again later.",
+                    "rate_limit_error",
+                    code="queue_full",
+                    headers={"Retry-After": str(self.retry_after)},
+                )
+            )
 
     def _take(self, tenant: str) -> None:
         self.running[tenant] += 1
@@ -92,13 +138,17 @@ class Gate:
     def _admit_next(self) -> None:
         while self.num_running < self.max_running and self._waiting:
             tenant = min(self._waiting, key=lambda t: self.running[t])
-            queue = self._waiting[tenant]
-            place = queue.popleft()
-            if not queue:
-                del self._waiting[tenant]
-            if not place.done():
+            place = self._waiting[tenant][0]
+            self._remove(tenant, place)
+            if not place.free.done():
                 self._take(tenant)
-                place.set_result(None)
+                place.free.set_result(None)
+
+    def _remove(self, tenant: str, place: _Place) -> None:
+        queue = self._waiting[tenant]
+        queue.remove(place)
+        if not queue:
+            del self._waiting[tenant]
 
 
 def _stopping() -> ApiError:
