@@ -79,6 +79,11 @@ class Gate:
             self._took.append(self._clock() - self._entered.pop(number))
             self._leave(tenant)
 
+    def refuse_if_closing(self) -> None:
+        """Raise ApiError 503 where the server stops."""
+        if self.closing:
+            raise _stopping()
+
     async def drain(self) -> None:
         """Refuse whoever comes or waits, and return once nobody is worked on."""
         self.closing = True
@@ -90,8 +95,7 @@ class Gate:
         await self._drained.wait()
 
     async def _enter(self, tenant: str, priority: int) -> None:
-        if self.closing:
-            raise _stopping()
+        self.refuse_if_closing()
         if self.num_running < self.max_running and not self._waiting:
             self._take(tenant)
             return
