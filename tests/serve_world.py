@@ -17,6 +17,7 @@ import uvicorn
 from outthink.lm.model import Model
 from outthink.serve.app import make_app
 from outthink.serve.config import ServeConfig
+from outthink.serve.process import GracefulServer
 
 
 @dataclass
@@ -25,6 +26,13 @@ class Client:
 
     port: int
     key: str | None = None
+    server: GracefulServer | None = None
+
+    @property
+    def state(self) -> Any:
+        """What the application behind `server` keeps: service, jobs, batches."""
+        assert self.server is not None
+        return self.server.config.app.app.state  # type: ignore[union-attr]
 
     def send(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
         """One request on a connection of its own, and the whole answer."""
@@ -67,18 +75,25 @@ class Answer:
 
 
 @contextmanager
-def served(model: Model, **settings: Any) -> Iterator[Client]:
-    """A running server for ``model``; it is told to stop, and has stopped, when the block is left."""
+def served(model: Model, *, send_buffer: int | None = None, **settings: Any) -> Iterator[Client]:
+    """A running server for ``model``; it is told to stop, and has stopped, when the block is left.
+
+    ``send_buffer``: the bytes that its system keeps for a connection whose reader is slow.
+    """
     config = ServeConfig(port=0, **settings)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(make_app(model, config), log_level="error", server_header=False))
+    if send_buffer is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    app = make_app(model, config)
+    uvicorn_config = uvicorn.Config(app, log_level="error", server_header=False)
+    server = GracefulServer(uvicorn_config, app.app.state.service.gate, config.drain)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:
         assert thread.is_alive(), "the server did not start"
         threading.Event().wait(0.01)
     try:
-        yield Client(listener.getsockname()[1], settings["api_keys"][0] if settings.get("api_keys") else None)
+        yield Client(listener.getsockname()[1], settings["api_keys"][0] if settings.get("api_keys") else None, server)
     finally:
         server.should_exit = True
         thread.join(30)
