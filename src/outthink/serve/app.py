@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,12 +18,13 @@ from starlette.requests import ClientDisconnect
 
 from outthink.core.errors import OutthinkError
 from outthink.lm.model import Model
-from outthink.serve import batch_routes, openai_routes, other_routes, responses_routes
+from outthink.serve import batch_routes, openai_routes, other_routes, page_routes, responses_routes
 from outthink.serve.batch_store import BatchStore
 from outthink.serve.batches import Batches
 from outthink.serve.config import ServeConfig
 from outthink.serve.database import Database
-from outthink.serve.failures import ApiError, as_api_error
+from outthink.serve.document import document
+from outthink.serve.failures import ApiError, as_api_error, invalid
 from outthink.serve.gate import Gate
 from outthink.serve.guard import Guard
 from outthink.serve.jobs import Jobs
@@ -30,18 +32,37 @@ from outthink.serve.metrics import Metrics
 from outthink.serve.service import Service
 from outthink.serve.store import Store
 from outthink.serve.stored import Stored
+from outthink.serve.tracing import Tracing
+from outthink.serve.watch import Watch
+from outthink.show.page import ASSETS
 
 PAGE = Path(__file__).parent / "page"
 log = logging.getLogger("outthink.serve")
 
 
-def make_app(model: Model, config: ServeConfig) -> Guard:
-    """The ASGI application that serves ``model``. It does not own the model: close that yourself afterwards."""
-    gate = Gate(config.max_running, config.max_waiting)
-    service = Service(model, config, gate, Metrics(model.thread, gate, config.served_name or model.name))
+class _App(FastAPI):
+    """FastAPI with a document of its own. ``keys``: whether requests need one."""
+
+    keys = False
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            self.openapi_schema = document(self, self.keys)
+        return self.openapi_schema
+
+
+def make_app(model: Model, config: ServeConfig, tracing: Tracing | None = None) -> Guard:
+    """The ASGI application that serves ``model``. It does not own the model: close that yourself afterwards.
+
+    ``tracing``: where its spans go; by default nowhere.
+    """
+    gate, tracing = Gate(config.max_running, config.max_waiting), tracing or Tracing()
+    metrics = Metrics(model.thread, gate, config.served_name or model.name)
+    service = Service(model, config, gate, metrics, tracing)
     store, stored = Store(Database(config.database)), Stored()
     jobs = Jobs(service, store, stored)
-    app = FastAPI(title="Outthink", lifespan=lambda _: running(), docs_url=None, redoc_url=None)
+    app = _App(title="Outthink", lifespan=lambda _: running(), docs_url=None, redoc_url=None)
+    app.keys = bool(config.api_keys)
     batches = Batches(service, BatchStore(store.database), stored, app)
 
     @asynccontextmanager
@@ -60,45 +81,43 @@ def make_app(model: Model, config: ServeConfig) -> Guard:
                 log.warning("stopping with %d requests in flight", gate.num_running)
             stored.close()
             store.close()
+            tracing.close()
 
     app.state.service, app.state.jobs, app.state.batches = service, jobs, batches
     app.include_router(openai_routes.router)
     app.include_router(responses_routes.router)
     app.include_router(other_routes.router)
     app.include_router(batch_routes.router)
+    app.include_router(page_routes.router)
+    app.mount("/show", StaticFiles(directory=ASSETS))
     app.mount("/", StaticFiles(directory=PAGE, html=True))
-    _handle_errors(app, service)
-    return Guard(app, config, store.secret)
+    _handle_errors(app)
+    return Guard(app, config, Watch(metrics, tracing, config.log_prompts), store.secret, page_files())
 
 
-def _handle_errors(app: FastAPI, service: Service) -> None:
-    def answer(request: Request, error: ApiError) -> Response:
-        service.metrics.failed.labels(str(error.status)).inc()
-        return error.response()
+def page_files() -> frozenset[bytes]:
+    """The paths of the page's own files. They hold nothing of this server: the page itself asks for the key."""
+    own = (f"/{file.name}" for file in PAGE.iterdir() if file.is_file())
+    shared = (f"/show/{file.name}" for file in ASSETS.iterdir() if file.suffix in (".js", ".css"))
+    return frozenset(path.encode() for path in ("/", *own, *shared))
 
-    @app.exception_handler(ApiError)
-    async def _refused(request: Request, error: ApiError) -> Response:
-        return answer(request, error)
 
-    @app.exception_handler(OutthinkError)
-    async def _ours(request: Request, error: OutthinkError) -> Response:
-        return answer(request, as_api_error(error))
+def _handle_errors(app: FastAPI) -> None:
+    async def told(request: Request, error: Exception) -> Response:
+        return as_api_error(error).response()
 
-    @app.exception_handler(TimeoutError)
-    async def _late(request: Request, error: TimeoutError) -> Response:
-        return answer(request, as_api_error(error))
+    for kind in (ApiError, OutthinkError, TimeoutError):
+        app.add_exception_handler(kind, told)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        found = error.errors()[0]
-        where = ".".join(str(part) for part in found["loc"] if part not in ("body", "query", "path"))[:200]
-        return answer(request, ApiError(400, f"{where or 'body'}: {found['msg']}"[:500], param=where or None))
+        return invalid(error.errors()).response()
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
         kinds = {404: "There is nothing at this path.", 405: "This path does not take that method."}
         message = kinds.get(error.status_code, "The request could not be read.")
-        return answer(request, ApiError(error.status_code, message, headers=error.headers or {}))
+        return ApiError(error.status_code, message, headers=error.headers or {}).response()
 
     @app.exception_handler(ClientDisconnect)
     async def _gone(request: Request, error: ClientDisconnect) -> Response:
@@ -106,5 +125,5 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> Response:
-        log.error("request %s failed", request.state.request_id, exc_info=error)
-        return answer(request, as_api_error(error))
+        log.error("the request failed", exc_info=error)
+        return as_api_error(error).response()

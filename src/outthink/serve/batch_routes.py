@@ -10,11 +10,12 @@ from fastapi.responses import JSONResponse, Response
 
 from outthink.serve.batch_store import StoredFile
 from outthink.serve.batches import Batches, BatchRequest
+from outthink.serve.body import JsonRoute
 from outthink.serve.delivery import Download
 from outthink.serve.failures import ApiError
 from outthink.serve.openai_routes import service_of, tenant_of
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=JsonRoute)
 Limit = Annotated[int, Query(ge=1, le=200)]
 PIECE_BYTES = 1 << 20
 After = Annotated[str | None, Query(max_length=64)]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from io import StringIO
 
-from outthink.core.budget import Budget, Ledger
+from outthink.core.budget import Bill, Budget, Ledger
 from outthink.core.sampling import Sampling, Until
 from outthink.lm.local import LocalLM
 from outthink.lm.protocol import Branch
+from outthink.serve.logprobs import Drawn
 from outthink.serve.service import Service
 from outthink.serve.stops import StopHold
+from outthink.serve.timing import Timing
 
-Scored = Sequence[tuple[float, Sequence[tuple[int, float]]]]
+Show = Callable[[int, int, str, Sequence[Drawn]], None]
 MOST_WAITING = 256
 FINISH = {"stop": "stop", "length": "length", "budget": "length"}
 
@@ -25,7 +26,8 @@ FINISH = {"stop": "stop", "length": "length", "budget": "length"}
 class Order:
     """What is to be generated: ``n`` completions of each of ``prompts``, of no more than ``total`` positions.
 
-    ``n`` 0: none, the prompts are only scored.
+    ``n`` 0: none, the prompts are only scored. ``echo``: choices begin with their prompt, and with ``echo_logprobs`` its
+    tokens are scored. ``tokens``: a stream tells of each token.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -34,21 +36,21 @@ class Order:
     until: Until
     total: int
     keep_stop: bool = False
+    echo: bool = False
     echo_logprobs: bool = False
+    tokens: bool = False
 
 
 @dataclass
 class Choice:
-    """One completion. ``prompt`` and ``index`` say which; ``scored`` holds the prompt's own (log-probability, top)."""
+    """One completion. ``prompt`` and ``index`` say which; ``echoed``: the tokens of the prompt, where it is scored."""
 
     prompt: int
     index: int
     text: str
     finish: str
-    tokens: Sequence[int]
-    log_probs: Sequence[float]
-    top: Sequence[Sequence[tuple[int, float]]]
-    scored: Scored = ()
+    drawn: Sequence[Drawn] = ()
+    echoed: Sequence[Drawn] = ()
 
 
 @dataclass
@@ -61,17 +63,28 @@ class Outcome:
 
     @property
     def completion_tokens(self) -> int:
-        return sum(len(choice.tokens) for choice in self.choices)
+        return sum(len(choice.drawn) for choice in self.choices)
+
+    @property
+    def cached(self) -> int:
+        """Prompt tokens that were not computed for this."""
+        return cached_of(self.ledger.bill, self.prompt_tokens)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """New text of one completion while it grows; ``choice`` is set with the last."""
+    """New text of one completion while it grows, and the tokens that came with it where they are asked for.
+
+    ``echoed`` is set with the first of an order that echoes, ``choice`` with the last. ``bill``: what was used so far.
+    """
 
     prompt: int
     index: int
     text: str
     choice: Choice | None = None
+    drawn: Sequence[Drawn] = ()
+    echoed: Sequence[Drawn] | None = None
+    bill: Bill | None = None
 
 
 @dataclass
@@ -81,6 +94,7 @@ class _Text:
     prompt: int
     index: int
     text: StringIO = field(default_factory=StringIO)
+    drawn: list[Drawn] = field(default_factory=list)
 
 
 @dataclass
@@ -92,6 +106,7 @@ class Stream:
     """
 
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    ledger: Ledger | None = None
     waiting: deque[_Text | Piece | None] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
@@ -113,11 +128,11 @@ class Stream:
         key = (first.prompt, first.index)
         if self._newest.get(key) is first:
             del self._newest[key]
-        return Piece(first.prompt, first.index, first.text.getvalue())
+        return Piece(first.prompt, first.index, first.text.getvalue(), drawn=first.drawn)
 
     def _add(self, piece: Piece | None) -> None:
         self._arrived.set()
-        if piece is None or piece.choice is not None:
+        if piece is None or piece.choice is not None or piece.echoed is not None:
             self.waiting.append(piece)
             return
         key = (piece.prompt, piece.index)
@@ -126,78 +141,137 @@ class Stream:
             text = self._newest[key] = _Text(*key)
             self.waiting.append(text)
         text.text.write(piece.text)
+        text.drawn += piece.drawn
 
 
 async def generate(service: Service, tenant: str, order: Order, stream: Stream | None = None) -> Outcome:
     """Every completion of ``order``. All of one prompt share its prefill, as do equal prompts of one tenant."""
     lm = service.lm(tenant, Budget(tokens=order.total), order.sampling)
+    timing, metrics = Timing.of_admitted(), service.metrics
+    if stream is not None:
+        stream.ledger = lm.ledger
+
+    def show(prompt: int, index: int, text: str, drawn: Sequence[Drawn]) -> None:
+        timing.token(metrics, prompt, index)
+        if stream is not None:
+            stream.put(Piece(prompt, index, text, drawn=drawn))
+
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(_choices(lm, prompt, number, order, stream))
+                group.create_task(_choices(lm, prompt, number, order, show, stream))
                 for number, prompt in enumerate(order.prompts)
             ]
     except ExceptionGroup as failures:  # one is told of; the others fell with it
         raise failures.exceptions[0] from None
-    service.metrics.prompt_tokens.inc(sum(map(len, order.prompts)))
     outcome = Outcome([c for task in tasks for c in task.result()], lm.ledger, sum(map(len, order.prompts)))
-    service.metrics.generation_tokens.inc(outcome.completion_tokens)
+    timing.settle(metrics, service.tracing)
+    metrics.generated(order.n, order.until.max_tokens, outcome.prompt_tokens, outcome.completion_tokens)
     for choice in outcome.choices:
-        service.metrics.finished.labels(choice.finish).inc()
+        metrics.finished.labels(choice.finish).inc()
     return outcome
 
 
 async def stream(service: Service, tenant: str, order: Order) -> AsyncIterator[Piece | Outcome]:
     """The pieces of every completion as they come, then the outcome."""
-    pieces, began = Stream(), time.monotonic()
-    holds = {(p, i): StopHold(order.until.stop) for p in range(len(order.prompts)) for i in range(order.n)}
+    pieces = Stream()
+    places = [(p, i) for p in range(len(order.prompts)) for i in range(max(1, order.n))]
+    held = {place: _Held(StopHold(order.until.stop), order.tokens) for place in places}
     work = asyncio.create_task(generate(service, tenant, order, pieces))
     work.add_done_callback(lambda _: pieces.put(None))
-    last = 0.0
     try:
         while (piece := await pieces.get()) is not None:
-            now = time.monotonic()
-            if last:
-                service.metrics.between_tokens.observe(now - last)
-            else:
-                service.metrics.first_token.observe(now - began)
-            last, hold = now, holds[piece.prompt, piece.index]
-            text = hold.add(piece.text) if piece.choice is None else hold.finish(piece.choice.text)
-            if text or piece.choice is not None:
-                yield Piece(piece.prompt, piece.index, text, piece.choice)
+            ready = held[piece.prompt, piece.index].pass_on(piece)
+            if ready.text or ready.choice is not None or ready.echoed is not None:
+                yield ready if pieces.ledger is None else replace(ready, bill=pieces.ledger.bill)
         yield await work
     finally:
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
 
 
+@dataclass
+class _Held:
+    """What of one completion may not be sent yet: the beginning of a stop string, and the tokens that spell it."""
+
+    stops: StopHold
+    tells_tokens: bool
+    drawn: list[Drawn] = field(default_factory=list)
+    num_sent: int = 0
+
+    def pass_on(self, piece: Piece) -> Piece:
+        """What may be sent with ``piece``; its tokens go with text, or with the end."""
+        if piece.echoed is not None:
+            return piece
+        self.drawn += piece.drawn
+        if piece.choice is None:
+            text, drawn = self.stops.add(piece.text), self.drawn
+        else:
+            text = self.stops.finish(piece.choice.text)
+            drawn = piece.choice.drawn[self.num_sent :] if self.tells_tokens else ()
+        if not text and piece.choice is None:
+            return replace(piece, text="", drawn=())
+        self.drawn, self.num_sent = [], self.num_sent + len(drawn)
+        return replace(piece, text=text, drawn=drawn)
+
+
 async def _choices(
-    lm: LocalLM, prompt: Sequence[int], number: int, order: Order, stream: Stream | None
+    lm: LocalLM,
+    prompt: Sequence[int],
+    number: int,
+    order: Order,
+    show: Show,
+    stream: Stream | None,
 ) -> list[Choice]:
-    scored = await _scored_prompt(lm, prompt, order.sampling.top_logprobs) if order.echo_logprobs else ()
+    echoed = await _scored_prompt(lm, prompt, order.sampling.top_logprobs) if order.echo_logprobs else ()
+    if stream is not None and order.echo:
+        for index in range(max(1, order.n)):
+            stream.put(Piece(number, index, "", echoed=echoed))
     if order.n == 0:
-        return [Choice(number, 0, "", "length", (), (), (), scored)]
-    async with await lm.root(list(prompt)) as root:
-        show = None if stream is None else lambda index, text: stream.put(Piece(number, index, text))
-        lines = await root.extend(order.n, order.until, order.sampling, show)
-        choices = [_choice(number, index, line, order, scored) for index, line in enumerate(lines)]
-        for line in lines:
-            await line.close()
+        choices = [Choice(number, 0, "", "length", echoed=echoed)]
+    else:
+        choices = await _grown(lm, prompt, number, order, show, stream is not None and order.tokens, echoed)
     if stream is not None:
         for choice in choices:
             stream.put(Piece(number, choice.index, "", choice))
     return choices
 
 
-def _choice(number: int, index: int, line: Branch, order: Order, scored: Scored) -> Choice:
+async def _grown(
+    lm: LocalLM, prompt: Sequence[int], number: int, order: Order, show: Show, told: bool, echoed: Sequence[Drawn]
+) -> list[Choice]:
+    pending: dict[int, list[Drawn]] = {}  # tokens whose text is not complete; known to the stepping thread alone
+
+    def on_token(index: int, text: str) -> None:
+        show(number, index, text, pending.pop(index, ()))
+
+    def on_draw(index: int, token: int, log_prob: float, top: Sequence[tuple[int, float]]) -> None:
+        pending.setdefault(index, []).append(Drawn(token, log_prob, top))
+
+    root = await lm.root(list(prompt))
+    async with root:
+        lines = await root.extend(order.n, order.until, order.sampling, on_token, on_draw if told else None)
+        choices = [_choice(number, index, line, order, echoed) for index, line in enumerate(lines)]
+        for line in lines:
+            await line.close()
+    return choices
+
+
+def _choice(number: int, index: int, line: Branch, order: Order, echoed: Sequence[Drawn]) -> Choice:
     text = line.text if order.keep_stop else line.completion
-    return Choice(
-        number, index, text, FINISH[line.finish or "stop"], line.tokens, line.log_probs, line.top_log_probs, scored
-    )
+    tops = line.top_log_probs or [()] * len(line.tokens)
+    drawn = [Drawn(*each) for each in zip(line.tokens, line.log_probs, tops, strict=True)]
+    return Choice(number, index, text, FINISH[line.finish or "stop"], drawn, echoed)
 
 
-async def _scored_prompt(lm: LocalLM, prompt: Sequence[int], top: int) -> Scored:
-    """What the model thought of each token of the prompt but the first."""
+async def _scored_prompt(lm: LocalLM, prompt: Sequence[int], top: int) -> list[Drawn]:
+    """The prompt, with what the model thought of each token but the first."""
     first = await lm.root(list(prompt[:1]))
     async with first:
-        return await first.score_top(list(prompt[1:]), top)
+        scored = await first.score_top(list(prompt[1:]), top)
+    return [Drawn(prompt[0], None, None), *(Drawn(t, *found) for t, found in zip(prompt[1:], scored, strict=False))]
+
+
+def cached_of(bill: Bill, prompt_tokens: int) -> int:
+    """Of ``prompt_tokens`` how many were not computed for the work on ``bill``."""
+    return min(bill.cached, max(0, prompt_tokens - bill.prefilled))

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi.responses import JSONResponse
 
 from outthink.core.errors import EngineError, OutthinkError, UserError
+
+MAX_MESSAGE = 1000
+_PATH = re.compile(r"(?<![\w.:/])~?/[\w.@+-]+(?:/[\w.@+-]+)+")
+_TAG = re.compile(r"[^\w-]|^(?:str|int|float|bool|none|constrained-.*)$", re.IGNORECASE)
 
 
 @dataclass
@@ -31,14 +37,45 @@ class ApiError(Exception):
 
 
 def as_api_error(error: BaseException) -> ApiError:
-    """What a client is told of ``error``. Only messages that this project wrote are passed on."""
+    """What a client is told of ``error``: messages that this project wrote, and no path of this machine in them."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, UserError):
         ours = error.__cause__ is None or isinstance(error.__cause__, OutthinkError)
-        return ApiError(400, str(error) if ours else str(error).partition(": ")[0] + ".")
+        told = str(error) if ours else str(error).partition(": ")[0] + "."
+        return ApiError(400, _PATH.sub("[a file of the server]", told)[:MAX_MESSAGE])
     if isinstance(error, EngineError):
         return ApiError(503, "The engine has stopped or refused this request; try again later.", "server_error")
     if isinstance(error, TimeoutError):
         return ApiError(504, "The request took longer than this server allows.", "server_error", code="deadline")
     return ApiError(500, "Something went wrong on the server; its log has the details.", "server_error")
+
+
+_FAULTS: Mapping[str, str] = {
+    "missing": "is missing",
+    "extra_forbidden": "is not known here",
+    "json_invalid": "cannot be read",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be above {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be below {lt}",
+    "too_long": "must have at most {max_length:,} members",
+    "too_short": "must have at least {min_length:,} members",
+    "string_too_long": "must have at most {max_length:,} characters",
+    "string_too_short": "must have at least {min_length:,} characters",
+    "literal_error": "must be {expected}",
+    "finite_number": "must be a finite number",
+}
+"""What is said of a field, by the kind of pydantic's error; what else there is, is of the wrong kind or form."""
+_KINDS = {"string": "a text", "int": "a whole number", "float": "a number", "bool": "true or false",
+          "list": "a list", "dict": "an object", "model": "an object"}  # fmt: skip
+
+
+def invalid(errors: Sequence[Mapping[str, Any]]) -> ApiError:
+    """The refusal of a request that does not have the form it should, in our own words. ``errors``: pydantic's."""
+    found = errors[0]
+    kind, facts = str(found["type"]), found.get("ctx", {})
+    path = [str(part) for part in found["loc"][1:] if not _TAG.search(str(part))]
+    where = ".".join(path)[:200]
+    said = _FAULTS.get(kind, "must be " + _KINDS.get(kind.partition("_")[0], "of another form"))
+    return ApiError(400, f"{where or 'The body'} {said.format_map(facts)}."[:MAX_MESSAGE], param=where or None)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
+import re
 import secrets
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from outthink.serve.config import ServeConfig
 from outthink.serve.failures import ApiError
+from outthink.serve.watch import Watch
 
 OPEN_PATH = b"/health"
 FILES_PATH = "/v1/files"
 MAX_HEADERS = 16 << 10
-_LOCAL_HOSTS = (b"localhost", b"127.0.0.1", b"[::1]")
+_HOST = re.compile(rb"(localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]{1,5})?", re.IGNORECASE)
 _REQUEST_ID_CHARS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
@@ -25,13 +29,16 @@ _REQUEST_ID_CHARS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUV
 class Guard:
     """ASGI middleware. Puts ``request_id`` and ``tenant`` into the scope's state; refuses what may not pass.
 
-    Every path but exactly ``/health`` needs a key where keys are set; keys are compared in constant time. A tenant is
-    a keyed hash of its key, so that no key is held in a cache's or a table's name.
+    Where keys are set, every path needs one but exactly ``/health`` and, to read, exactly the ``files`` of the page,
+    which are the same everywhere and ask for the key; keys are compared in constant time. A tenant is a keyed hash of
+    its key, so that no key is held in a cache's or a table's name.
     """
 
     app: ASGIApp
     config: ServeConfig
+    watch: Watch
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    files: frozenset[bytes] = frozenset()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,17 +52,21 @@ class Guard:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
 
-        async def respond(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *_SAFE]
-            await send(message)
+        with self.watch.request(scope, request_id) as seen:
 
-        try:
-            state["tenant"] = self.admit(scope, headers)
-            body = _Limited(receive, self._limit(scope))
-            await self.app(scope, body, respond)
-        except ApiError as error:
-            await error.response()(scope, receive, respond)
+            async def respond(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    seen.status = message["status"]
+                    message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *_SAFE]
+                await send(message)
+
+            try:
+                state["tenant"] = self.admit(scope, headers)
+                keep = seen.keep if self.watch.log_prompts else None
+                body = _Limited(receive, self._limit(scope), time.monotonic() + self.config.deadline, keep)
+                await self.app(scope, body, respond)
+            except ApiError as error:
+                await error.response()(scope, receive, respond)
 
     def admit(self, scope: Scope, headers: list[tuple[bytes, bytes]]) -> str:
         """The tenant of a request, "" where there are no keys. Raises ApiError."""
@@ -67,16 +78,16 @@ class Guard:
         self._check_origin(headers)
         declared = _one(headers, b"content-length")
         limit = self._limit(scope)
-        if declared is not None and (not declared.isdigit() or int(declared) > limit):
+        if declared is not None and (not declared.isdigit() or len(declared) > 15 or int(declared) > limit):
             raise ApiError(413, f"The body must be at most {limit:,} bytes.", code="too_large")
         if not self.config.api_keys:
             return ""
-        key = _key(_one(headers, b"authorization") or b"")
-        # Every key is compared, so that the time does not tell which came close.
-        matches = [hmac.compare_digest(key, known.encode()) for known in self.config.api_keys]
+        sent = self._digest(_key(_one(headers, b"authorization") or b""))
+        # Every key is compared, and all at one length: the time tells neither which came close nor how long it is.
+        matches = [hmac.compare_digest(sent, self._digest(known.encode())) for known in self.config.api_keys]
         if any(matches):
-            return hmac.new(self.secret, key, hashlib.blake2b).hexdigest()[:32]
-        if raw == OPEN_PATH:
+            return sent.hex()[:32]
+        if raw == OPEN_PATH or (raw in self.files and scope["method"] in ("GET", "HEAD")):
             return ""
         raise ApiError(
             401,
@@ -93,28 +104,45 @@ class Guard:
     def _check_origin(self, headers: list[tuple[bytes, bytes]]) -> None:
         """Refuse pages of other sites, which a browser on this machine would otherwise let reach a loopback port."""
         host = _one(headers, b"host") or b""
-        name = host.rpartition(b":")[0] if not host.endswith(b"]") and b":" in host else host
-        if not self.config.api_keys and self.config.loopback and name.lower() not in _LOCAL_HOSTS:
+        if not self.config.api_keys and self.config.loopback and not _is_local(host):
             raise ApiError(421, "This server answers to the names of this machine only.", code="wrong_host")
         origin = _one(headers, b"origin")
-        if origin is not None and origin.partition(b"://")[2] != host:
+        foreign = origin is not None and origin.partition(b"://")[2] != host
+        # A link may lead here from anywhere; what a page of another site fetches, frames or embeds does not.
+        site, mode = _one(headers, b"sec-fetch-site"), _one(headers, b"sec-fetch-mode")
+        if foreign or (site in (b"cross-site", b"same-site") and mode != b"navigate"):
             raise ApiError(403, "Requests from pages of other sites are refused.", code="cross_origin")
+
+    def _digest(self, key: bytes) -> bytes:
+        return hmac.new(self.secret, key, hashlib.blake2b).digest()
 
 
 @dataclass
 class _Limited:
-    """``receive`` that refuses to hand on more than ``limit`` bytes."""
+    """``receive`` that refuses to hand on more than ``limit`` bytes, or a body later than ``until`` (monotonic)."""
 
     receive: Receive
     limit: int
+    until: float
+    keep: Callable[[bytes], None] | None = None
     seen: int = 0
+    whole: bool = False
 
     async def __call__(self) -> Message:
-        message = await self.receive()
+        if self.whole:  # what is awaited now is that the client leaves
+            return await self.receive()
+        try:
+            async with asyncio.timeout(self.until - time.monotonic()):
+                message = await self.receive()
+        except TimeoutError as error:
+            raise ApiError(408, "The body took too long to arrive.", code="deadline") from error
+        self.whole = not message.get("more_body", False)
         if message["type"] == "http.request":
             self.seen += len(message.get("body", b""))
             if self.seen > self.limit:
                 raise ApiError(413, f"The body must be at most {self.limit:,} bytes.", code="too_large")
+            if self.keep is not None:
+                self.keep(message.get("body", b""))
         return message
 
 
@@ -122,8 +150,17 @@ _SAFE = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
-    (b"content-security-policy", b"default-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'"),
+    (
+        b"content-security-policy",
+        b"default-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'; "
+        b"form-action 'self'; object-src 'none'",
+    ),
 )
+
+
+def _is_local(host: bytes) -> bool:
+    """Whether a Host header names this machine itself: no name that a stranger's DNS could point at it."""
+    return _HOST.fullmatch(host) is not None
 
 
 def _one(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:

@@ -8,17 +8,22 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from outthink.core.budget import Budget, Ledger
 from outthink.core.sampling import Sampling, Until
+from outthink.engine.checks import check_tokens
 from outthink.lm.local import LocalLM
 from outthink.lm.model import Model
 from outthink.serve.config import ServeConfig
 from outthink.serve.failures import ApiError
+from outthink.serve.formats import Formats
 from outthink.serve.gate import Gate
 from outthink.serve.metrics import Metrics
 from outthink.serve.schema import Generating
+from outthink.serve.timing import Timing
+from outthink.serve.tracing import Tracing
 
 ENCODE_SECONDS = 10.0
 
@@ -31,16 +36,28 @@ class Service:
     config: ServeConfig
     gate: Gate
     metrics: Metrics
+    tracing: Tracing = field(default_factory=Tracing)
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
     def name(self) -> str:
         return self.config.served_name or self.model.name
 
+    @cached_property
+    def formats(self) -> Formats:
+        """What makes constraints of the forms that clients want answers in."""
+        return Formats(self.model.loaded.tokenizer)
+
     @property
     def context(self) -> int:
         """The most positions that a line may have, its prompt included."""
         return self.model.engine.max_positions
+
+    @property
+    def num_tokens(self) -> int:
+        """How many token ids there are that the model can read and the tokenizer write."""
+        loaded = self.model.loaded
+        return min(loaded.config.vocab_size, loaded.tokenizer.vocab_size)
 
     def base_name(self, name: str | None) -> tuple[str, str | None]:
         """The model's name and what stands after the colon in ``name``. Raises ApiError 404 for another model."""
@@ -59,12 +76,12 @@ class Service:
     @asynccontextmanager
     async def admitted(self, tenant: str) -> AsyncIterator[None]:
         """A place among those that are worked on, for as long as the deadline allows."""
+        timing = Timing.of_waiting()
         async with asyncio.timeout(self.config.deadline):
-            began = time.monotonic()
             async with self.gate.admitted(tenant):
-                self.metrics.queue_seconds.observe(time.monotonic() - began)
+                timing.enter(self.metrics, self.tracing)
                 yield
-            self.metrics.whole.observe(time.monotonic() - began)
+            timing.finish(self.metrics)
 
     async def encode(self, text: str, special: bool = True) -> list[int]:
         """Token ids of ``text``, made off the event loop."""
@@ -100,6 +117,7 @@ class Service:
                     param="prompt",
                     code="context_length_exceeded",
                 )
+            check_tokens(prompt, self.num_tokens)
             room = self.context - len(prompt)
             total += len(prompt) + n * min(room, max_tokens if max_tokens is not None else room)
         if total > config.max_tokens:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -85,13 +86,17 @@ async def deliberate(
             )
         plan = replace(plan, budget=Budget(tokens=limit, seconds=plan.budget.seconds, flops=plan.budget.flops))
     lm = service.lm(tenant, plan.budget, sampling)
-    work = asyncio.create_task(think(_question(prompt), lm, plan.strategy, plan.verifier, **plan.options))
+    began = time.monotonic()
+    question = await asyncio.to_thread(_question, prompt)
+    work = asyncio.create_task(think(question, lm, plan.strategy, plan.verifier, **plan.options))
     try:
         while not work.done():
             yield lm
             await asyncio.wait((work,), timeout=PROGRESS_SECONDS)
         posterior = work.result()
-        service.metrics.search_tokens.inc(posterior.cost.decoded)
+        service.metrics.searched(plan.strategy, posterior)
+        facts = {"strategy": plan.strategy, "stopped": posterior.stopped, "tokens": posterior.cost.tokens}
+        service.tracing.record("solve", began, time.monotonic(), **facts)
         yield posterior
     finally:
         work.cancel()
