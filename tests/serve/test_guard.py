@@ -3,6 +3,7 @@
 import pytest
 
 from outthink.core.errors import UserError
+from outthink.serve.app import page_files
 from outthink.serve.config import ServeConfig
 from serve_world import Client, served
 
@@ -17,12 +18,12 @@ def locked(model):
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/v1/models", "/metrics", "/ready", "/version", "/openapi.json", "/api/status", "/v1/solves", "/app.js",
+    ["/v1/models", "/metrics", "/ready", "/version", "/openapi.json", "/api/status", "/v1/solves", "/api/methods",
      "//v1/models", "/v1//models", "/%76%31/models", "/v1/%6dodels", "/health/", "/health/../v1/models", "/HEALTH",
      "/health?x=/v1/models", "/./v1/models", "/v1\\models", "/no-such-path"],
 )  # fmt: skip
 @pytest.mark.parametrize("key", [None, "wrong-key-of-two", "first-key-of-tw", ""])
-def test_nothing_but_health_is_open(locked, path, key):
+def test_nothing_but_health_and_the_page_itself_is_open(locked, path, key):
     answer = Client(locked.port, key).get(path)
     expected = {200} if path.startswith("/health?") else {401, 404}
     assert answer.status in expected
@@ -48,12 +49,23 @@ def test_every_key_opens(locked, key):
 def test_a_browser_is_asked_and_may_send_the_key_as_a_password(locked):
     import base64
 
-    refused = Client(locked.port).get("/")
+    refused = Client(locked.port).get("/metrics")
     assert refused.status == 401 and {k.lower(): v for k, v in refused.headers.items()}["www-authenticate"].startswith(
         "Basic"
     )
     token = base64.b64encode(f"me:{KEYS[0]}".encode()).decode()
-    assert Client(locked.port).get("/", Authorization=f"Basic {token}").status == 200
+    assert Client(locked.port).get("/metrics", Authorization=f"Basic {token}").status == 200
+
+
+def test_the_files_of_the_page_are_open_to_read_and_hold_nothing_of_the_server(locked, model):
+    anyone = Client(locked.port)
+    for path in sorted(page_files()):
+        answer = anyone.get(path.decode())
+        assert answer.status == 200, path
+        assert model.name.encode() not in answer.body
+        assert anyone.send("POST", path.decode(), b"{}").status == 401
+        assert anyone.get(path.decode() + "/").status in (401, 404)
+    assert anyone.get("/show/tree.html").status == 401
 
 
 def test_health_is_open_to_all(locked):

@@ -19,7 +19,8 @@ from outthink.serve.schema import SolveRequest
 from outthink.serve.service import Service
 from outthink.serve.store import Job, Store
 from outthink.serve.stored import Stored
-from outthink.serve.thinking import Plan, deliberate, plan_of, progress, report
+from outthink.serve.thinking import Plan, deliberate, plan_of, progress
+from outthink.show import record_of
 
 NEWS_SECONDS = 0.25
 NOTE_SECONDS = 5.0
@@ -163,7 +164,7 @@ async def solved(
         async with asyncio.timeout(service.config.deadline):
             async for found in deliberate(service, tenant, prompt, plan_of_solve(request), sampling):
                 if isinstance(found, Posterior):
-                    return "done", report(found, with_tree=True)
+                    return "done", record_of(found)
                 watch(found)
     except (ApiError, OutthinkError, TimeoutError) as error:
         return "failed", as_api_error(error).body()["error"]

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import random
-import secrets
 import struct
-import time
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -15,18 +12,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from outthink.reason import STRATEGIES
+from outthink.serve.body import JsonRoute
 from outthink.serve.delivery import EventStream, unless_gone
 from outthink.serve.embeddings import mean_pooled
 from outthink.serve.failures import ApiError
 from outthink.serve.jobs import NEWS_SECONDS, Jobs
-from outthink.serve.metrics import read_engine
 from outthink.serve.openai_routes import prompts_of, service_of, tenant_of
 from outthink.serve.schema import DetokenizeRequest, EmbeddingRequest, SolveRequest, TokenizeRequest
-from outthink.tasks.suites import CORE, draw
-from outthink.verify import VERIFIERS
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
+MAX_EMBEDDED = 8192  # tokens of one text, which is computed at one go and outside the engine's pages
 
 
 def jobs_of(request: Request) -> Jobs:
@@ -69,6 +64,8 @@ async def embeddings(request: Request, body: EmbeddingRequest) -> JSONResponse:
     service.base_name(body.model)
     prompts = await prompts_of(service, body.input)
     service.check_size(prompts, 1, 0)
+    if (longest := max(map(len, prompts))) > MAX_EMBEDDED:
+        raise ApiError(400, f"A text of {longest:,} tokens: at most {MAX_EMBEDDED:,} are embedded.", param="input")
 
     async def work() -> list[list[float]]:
         async with service.admitted(tenant_of(request)):
@@ -145,14 +142,14 @@ async def get_solve(request: Request, job_id: str, tree: bool = False) -> JSONRe
 @router.get("/v1/solves/{job_id}/events")
 async def follow_solve(request: Request, job_id: str) -> EventStream:
     """The solve and its tree a few times a second, until it is over."""
-    jobs, tenant = jobs_of(request), tenant_of(request)
+    jobs, tenant, gate = jobs_of(request), tenant_of(request), service_of(request).gate
     await jobs.get(job_id, tenant)
 
     async def events() -> AsyncIterator[dict[str, Any]]:
         while True:
             job = await jobs.get(job_id, tenant)
             yield jobs.show(job, with_tree=True)
-            if job.status not in ("queued", "running"):
+            if job.status not in ("queued", "running") or gate.closing:
                 return
             await asyncio.sleep(NEWS_SECONDS)
 
@@ -164,48 +161,6 @@ async def cancel_solve(request: Request, job_id: str) -> JSONResponse:
     """Stop a solve; its pages are free within a second."""
     jobs = jobs_of(request)
     return JSONResponse(jobs.show(await jobs.cancel(job_id, tenant_of(request))))
-
-
-# ---- what the page asks --------------------------------------------------------------------------------------------
-
-
-@router.get("/api/methods")
-async def methods() -> JSONResponse:
-    """The strategies with what they promise, and the verifiers."""
-    strategies = [
-        {"name": m.name, "family": m.family, "summary": m.summary, "guarantee": m.guarantee, "paper": m.paper,
-         "options": {name: value for name, value in m.options.items() if isinstance(value, int | float | str | None)}}
-        for m in STRATEGIES
-    ]  # fmt: skip
-    return JSONResponse({"strategies": strategies, "verifiers": VERIFIERS.names()})
-
-
-@router.get("/api/problem")
-async def problem() -> JSONResponse:
-    """A fresh problem of a kind that the bundled models know."""
-    drawn = draw(random.choice(CORE), secrets.randbits(48), round(random.uniform(0.1, 0.5), 2), "test")
-    return JSONResponse({"family": drawn.family, "difficulty": drawn.difficulty, "prompt": drawn.prompt})
-
-
-@router.get("/api/status")
-def status(request: Request) -> JSONResponse:
-    """What is going on, in numbers: for the page's status view."""
-    service, jobs = service_of(request), jobs_of(request)
-    gauges, counters = read_engine(service.model.thread)
-    readings = {name: value for name, (_, value) in {**gauges, **counters}.items()}
-    return JSONResponse(
-        {
-            "model": service.name,
-            "context": service.context,
-            "uptime": time.time() - service.created,
-            "requests_running": service.gate.num_running,
-            "requests_waiting": service.gate.num_waiting,
-            "solves": len(jobs.running),
-            "pages": service.model.engine.cache.num_pages,
-            "max_tokens": service.config.max_tokens,
-            **readings,
-        }
-    )
 
 
 def _encoded(vector: list[float], encoding: str) -> list[float] | str:

@@ -5,7 +5,7 @@ them into its file.
 """
 
 from outthink.show.page import tree_page
-from outthink.show.record import read_record, record_of
+from outthink.show.record import copied, read_record, record_of
 from outthink.show.view import live_view, view_of
 
-__all__ = ["live_view", "read_record", "record_of", "tree_page", "view_of"]
+__all__ = ["copied", "live_view", "read_record", "record_of", "tree_page", "view_of"]

@@ -93,6 +93,30 @@ def passages(
     return found
 
 
+def condensed(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines that end one passage, equal ones as one with their ``count``.
+
+    Equal are those with the same answer, fate, finish, value and visits; the winner stands alone. Where their
+    ``log_prob``, ``tokens`` or ``weight`` differ, it is the pair of the least and the largest.
+    """
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for line in lines:
+        key = tuple(line[name] for name in ("won", "answer", "fate", "finish", "value", "visits"))
+        groups.setdefault(key, []).append(line)
+    spans = ("log_prob", "tokens", "weight")
+    return [
+        {**group[0], "count": len(group), **{name: _span([line[name] for line in group]) for name in spans}}
+        for group in groups.values()
+    ]
+
+
+def _span(values: list[Any]) -> Any:
+    numbers = [value for value in values if isinstance(value, int | float)]
+    if not numbers or min(numbers) == max(numbers):
+        return next(iter(numbers), values[0])
+    return [min(numbers), max(numbers)]
+
+
 def _run(step: Step) -> Iterator[Step]:
     """``step`` and those after it until something parts or a line ends."""
     yield step

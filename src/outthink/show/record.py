@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,19 @@ def read_record(told: Mapping[str, Any]) -> Record:
         thoughts.append(thought)
     number = told.get("winner")
     return Record(told, thoughts[0], thoughts[number] if number is not None else _heaviest(thoughts, told.get("best")))
+
+
+def copied(tree: Thought) -> Thought:
+    """The tree as it is now, in thoughts of its own: what is drawn of it does not change meanwhile."""
+    twins: dict[Thought, Thought] = {}
+    for thought in tree.walk():
+        twin = copy(thought)
+        twin.children, twin.parent = [], None
+        if thought is not tree and thought.parent is not None:
+            twin.parent = twins[thought.parent]
+            twin.parent.children.append(twin)
+        twins[thought] = twin
+    return twins[tree]
 
 
 def _heaviest(thoughts: list[Thought], best: str | None) -> Thought | None:

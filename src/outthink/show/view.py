@@ -14,7 +14,7 @@ from outthink.core.errors import UnknownNameError
 from outthink.core.question import Question
 from outthink.core.thought import Thought
 from outthink.reason import STRATEGIES
-from outthink.show.merge import passages
+from outthink.show.merge import condensed, passages
 from outthink.show.record import Record
 from outthink.show.spending import spending
 from outthink.show.words import stop_words, verdict
@@ -83,7 +83,7 @@ def _drawn(
         "unassigned": max(0.0, 1.0 - math.fsum(shares.values())),
         "method": _method(method),
         "bill": dict(bill),
-        "passages": found,
+        "passages": [{**passage, "lines": condensed(passage["lines"])} for passage in found],
         "checked": {answer: verdict(question, answer) for answer in sorted(answers)},
         "spending": _spending(tree, winner, bill["tokens"]),
         "facts": dict(facts),

@@ -3,7 +3,8 @@
 import { counted, el, figure, many, named, shorten } from "./dom.js";
 import { colorOf, fateOf, tally } from "./tree.js";
 
-const FIRST_KIDS = 12, MORE_KIDS = 50, FIRST_ROWS = 400, MORE_ROWS = 400, LONG = 3;
+const FIRST_KIDS = 12, MORE_KIDS = 50, FIRST_ROWS = 400, MORE_ROWS = 400, LONG = 3, FEW = 2;
+const GROWING = { growing: true, answer: null };
 
 /** The rows that are to be seen, from the top: `{ id, kind, node, level, open, kids }`; at most `state.rows` of them. */
 export function rowsOf(tree, state) {
@@ -11,7 +12,7 @@ export function rowsOf(tree, state) {
   const walk = (kids, id, level) => {
     const shown = kids.filter((kid) => kid.count > 0), dead = shown.filter((kid) => kid.dead);
     const folded = dead.length > 1 && dead.length < shown.length ? dead : [], alive = folded.length ? shown.filter((kid) => !kid.dead) : shown;
-    const limit = state.limits.get(id) ?? FIRST_KIDS;
+    const limit = Math.max(state.limits.get(id) ?? FIRST_KIDS, alive.length <= FIRST_KIDS + FEW ? alive.length : 0);
     for (const kid of alive.slice(0, limit)) add(kid, level);
     if (alive.length > limit) found.push({ id: `more:${id}`, kind: "more", level, of: id, rest: alive.slice(limit), limit });
     if (folded.length) {
@@ -107,29 +108,23 @@ function marked(text, asked) {
   return [...parts, text.slice(at)];
 }
 
-// Lines with the very same text may still differ in fate (one of them is the winner) or in what a judge said.
+// Equal lines are one record, as often as there are lines; those that grow are all alike.
 function sameEnds(some) {
-  const groups = new Map();
-  for (const line of some) {
-    const key = line.growing ? "growing" : JSON.stringify([line.won, line.answer, line.fate, line.finish, line.value]);
-    if (!groups.has(key)) groups.set(key, []);
-    groups.get(key).push(line);
-  }
-  return [...groups.values()];
+  return [...counted(some, (line) => (line.growing ? GROWING : line))];
 }
 
-function endOf(group, tree) {
-  const line = group[0], dot = el("span", "dot"), made = el("div", "ends");
+function endOf([line, count], tree) {
+  const dot = el("span", "dot"), made = el("div", "ends");
   dot.style.background = colorOf(tree, line);
   if (line.growing) {
-    made.append(el("span", "writing", dot, group.length > 1 ? `${group.length} lines being written` : "being written"));
+    made.append(el("span", "writing", dot, count > 1 ? `${count} lines being written` : "being written"));
     return made;
   }
   if (line.won) made.append(el("span", "star", "★ winning line"));
   if (line.answer !== null) made.append(el("span", "chip", dot, shorten(line.answer, 60)));
-  const told = [group.length > 1 ? `${group.length} equal lines` : null, line.fate === "chosen" && !line.won ? "agrees" : tree.live && !line.fate ? null : fateOf(line),
-    `log p ${span(group, "log_prob")}`, `${span(group, "tokens")} tokens`];
-  if (group.some((one) => one.weight !== null && one.weight !== 1)) told.push(`weight ${span(group, "weight")}`);
+  const told = [count > 1 ? `${count} equal lines` : null, line.fate === "chosen" && !line.won ? "agrees" : tree.live && !line.fate ? null : fateOf(line),
+    `log p ${span(line.log_prob)}`, `${span(line.tokens)} tokens`];
+  if (line.weight !== null && line.weight !== 1) told.push(`weight ${span(line.weight)}`);
   if (line.value !== null && line.value !== "ruled out") told.push(`value ${figure(line.value)}`);
   if (line.visits !== null) told.push(many(line.visits, "visit"));
   for (const text of told.filter(Boolean)) made.append(el("span", "", text));
@@ -137,11 +132,10 @@ function endOf(group, tree) {
   return made;
 }
 
-function span(group, key) {
-  const values = group.map((line) => line[key]).filter((value) => typeof value === "number");
-  if (!values.length) return figure(group[0][key]) || "unknown";
-  const low = Math.min(...values), high = Math.max(...values);
-  return figure(low) === figure(high) ? figure(low) : `${figure(low)} to ${figure(high)}`;
+// A number, or the least and the largest of several.
+function span(value) {
+  const [low, high] = Array.isArray(value) ? value.map(figure) : [figure(value), figure(value)];
+  return low === high ? low || "unknown" : `${low} to ${high}`;
 }
 
 function mini(some, tree) {

@@ -1,17 +1,19 @@
 // The river: every line flows from the left, and they part where they differ. The winning line is the bold stroke.
 
 import { el, ending, many, named, shorten, svg } from "./dom.js";
-import { colorOf, rankOf, tally } from "./tree.js";
+import { colorOf, isDead, rankOf, tally } from "./tree.js";
 
 const TRUNK = 30, SEAM = 0.4, PAD = 8;
+const CROWD = 60; // lines; above it, those that were given up at one place count by their logarithm
 const THIN = 1.6; // pixels: what is thinner than this is drawn as one band, however many lines part within it
 
 /** Draw `tree` into `box` and return the picture's facts: how wide a line is. */
 export function drawRiver(box, tree, label) {
-  const { root, lines, deepest, winner } = tree;
-  const gap = lines.length > 120 ? 0.35 : 0.6, width = Math.max(box.clientWidth - 2, 200), margin = width < 500 ? 96 : 126;
+  const { root, deepest, winner } = tree, width = Math.max(box.clientWidth - 2, 200), margin = width < 500 ? 96 : 126;
+  thinOut(tree);
+  const drawn = tree.nodes.reduce((sum, node) => sum + node.ends.length, 0), gap = drawn > 120 ? 0.35 : 0.6;
   layOut(root, tree, gap);
-  const height = Math.max(60, Math.min(lines.length * 16, Math.max(280, Math.min(620, lines.length * 2.4)))), unit = height / root.extent;
+  const height = Math.max(60, Math.min(drawn * 16, Math.max(280, Math.min(620, drawn * 2.4)))), unit = height / root.extent;
   const step = Math.max(30, (width - margin - TRUNK) / Math.max(1, deepest)), x = (depth) => TRUNK + depth * step;
   const plan = { tree, gap, unit, step, x, y: (at) => PAD + at * unit };
   const picture = svg("svg", { width: Math.max(width, x(deepest) + margin), height: height + 2 * PAD, role: "img", "aria-label": label });
@@ -26,6 +28,16 @@ export function drawRiver(box, tree, label) {
   box.replaceChildren(picture);
 }
 
+// The ends of lines that are drawn: all of them, or of many that were given up at one place a few.
+function thinOut(tree) {
+  tree.thinned = false;
+  for (const node of tree.nodes) {
+    const dead = tree.lines.length > CROWD ? node.lines.filter(isDead) : [], kept = Math.ceil(Math.log2(dead.length + 1) / 2);
+    node.ends = dead.length > kept ? [...node.lines.filter((line) => !isDead(line)), ...dead.slice(0, kept)] : node.lines;
+    tree.thinned ||= node.ends.length < node.lines.length;
+  }
+}
+
 // Vertical places in units of one line: each subtree has an extent of its own; a passage's band is centred in it.
 function layOut(root, tree, gap) {
   const walk = [], stack = [root];
@@ -36,15 +48,15 @@ function layOut(root, tree, gap) {
     stack.push(...[...node.order].reverse());
   }
   for (const node of [...walk].reverse()) {
-    const parts = [...(node.lines.length ? [node.lines.length] : []), ...node.order.map((kid) => kid.extent)];
-    node.flow = [...centred(node.lines), ...node.order.flatMap((kid) => kid.flow)];
+    const parts = [...(node.ends.length ? [node.ends.length] : []), ...node.order.map((kid) => kid.extent)];
+    node.flow = [...centred(node.ends), ...node.order.flatMap((kid) => kid.flow)];
     node.extent = Math.max(0.5, parts.reduce((sum, part) => sum + part, 0) + gap * Math.max(0, parts.length - 1));
   }
   root.top = 0;
   for (const node of walk) {
-    let at = node.top, slot = node.lines.length;
+    let at = node.top, slot = node.ends.length;
     node.y = node.top + node.extent / 2 - node.flow.length / 2;
-    if (node.lines.length) at += node.lines.length + gap;
+    if (node.ends.length) at += node.ends.length + gap;
     for (const kid of node.order) {
       kid.top = at;
       at += kid.extent + gap;
@@ -110,7 +122,7 @@ function stripes(node, tree) {
   return found;
 }
 
-const roomy = (node, { gap, unit }) => !node.whole && node.lines.length > 0 && (node.lines.length + gap) * unit >= 12.5;
+const roomy = (node, { gap, unit }) => !node.whole && node.ends.length > 0 && (node.ends.length + gap) * unit >= 12.5;
 
 // The text of a step on its band, where there is room for it. The winning stroke parts its band in two: the larger half.
 function stepLabels(node, { into }, { unit, x, y }) {
@@ -118,16 +130,18 @@ function stepLabels(node, { into }, { unit, x, y }) {
   const [from, to] = above ? [0, cut] : [cut, node.flow.length];
   if (node.whole || !node.count || (to - from) * unit < (node.won ? 17 : 15)) return [];
   const middle = y(node.y + (from + to) / 2) + 4;
+  const kind = node.flow.some((line) => line.answer === null || !line.shown) ? "step pale" : "step";
   return node.steps.flatMap((entry, index) => {
     const left = Math.max(x(node.start + index), into) + 7, room = Math.floor((x(node.start + index + 1) - left - 4) / 7.3);
-    return room < 9 ? [] : [svg("text", { x: left, y: middle, class: "step" }, ending(entry.text, room))];
+    return room < 9 ? [] : [svg("text", { x: left, y: middle, class: kind }, ending(entry.text, room))];
   });
 }
 
 function endLabel(node, { end }, { tree, y }) {
   const won = node.lines.some((line) => line.won), told = tally(tree, node.lines), growing = node.lines.filter((line) => line.growing).length;
-  const text = svg("text", { x: end + (won ? 14 : 7), y: y(node.y + node.lines.length / 2) + 4, class: [won ? "win" : "", node.lines.some((line) => line.shown) ? "" : "dim"].join(" ").trim() });
-  text.append(told.length ? shorten(named(told[0][0]), 11) + (won ? " ★" : "") : "writing…");
+  const text = svg("text", { x: end + (won ? 14 : 7), y: y(node.y + node.ends.length / 2) + 4, class: [won ? "win" : "", node.lines.some((line) => line.shown) ? "" : "dim"].join(" ").trim() });
+  const open = tree.live && told.length === 1 && told[0][0] === null;
+  text.append(!told.length ? "writing…" : open ? "open" : shorten(named(told[0][0]), 11) + (won ? " ★" : ""));
   const count = told.length ? node.lines.length - growing : growing;
   if (count > 1 || told.length > 1) text.append(svg("tspan", { class: "count", dx: 5 }, `×${count}`));
   return text;

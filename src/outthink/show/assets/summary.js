@@ -32,8 +32,8 @@ export function drawLaw(box, data, tree, state, pick) {
   const known = new Set(data.answers.map((entry) => entry.answer));
   const unweighed = [...tree.counts].filter(([answer]) => answer !== null && !known.has(answer)).sort((a, b) => b[1] - a[1]);
   for (const [answer, count] of unweighed) rows.push({ answer, share: 0, right: data.checked[answer] ?? null, lines: count });
-  const without = tree.lines.filter((line) => line.answer === null && !line.growing).length;
-  if (data.unassigned > 5e-4 && data.answers.length || without) rows.push({ answer: null, share: data.answers.length ? data.unassigned : 0, right: null, lines: without });
+  const without = data.live ? 0 : tree.lines.filter((line) => line.answer === null).length; // while it grows, they may go on
+  if ((data.unassigned > 5e-4 && data.answers.length) || without) rows.push({ answer: null, share: data.answers.length ? data.unassigned : 0, right: null, lines: without });
   const shown = state.allShares || rows.length <= FIRST_SHARES + 1 ? rows : rows.slice(0, FIRST_SHARES);
   const most = Math.max(...rows.map((row) => row.share), 1e-9);
   box.replaceChildren(...shown.map((row) => shareRow(row, most, tree, state, pick)));

@@ -6,9 +6,9 @@ const COLORS = 8;
 const ALIVE = [null, "chosen", "outvoted"]; // fates of lines that reached an answer which the posterior weighs
 const NOBODY = 1e9; // the rank of no answer
 
-/** Passages of `data` linked into nodes. `ranks` maps answers to colours and grows, so that a colour stays its answer's. */
-export function readTree(data, ranks) {
-  const nodes = data.passages.map((passage) => ({ ...passage, lines: [...passage.lines], kids: [], leaves: [], start: 0 }));
+/** Passages of `data` linked into nodes. `slots` has the answer of each colour: one keeps its colour while it leads. */
+export function readTree(data, slots) {
+  const nodes = data.passages.map((passage) => ({ ...passage, lines: passage.lines.flatMap((line) => Array(line.count).fill(line)), kids: [], leaves: [], start: 0 }));
   for (const node of nodes) {
     const parent = node.parent === null ? null : nodes[node.parent];
     node.up = parent;
@@ -17,9 +17,10 @@ export function readTree(data, ranks) {
     link(node);
     for (let count = data.live ? node.growing : 0; count > 0; count--) node.lines.push({ answer: null, growing: true, won: false });
   }
-  const counts = counted(nodes.flatMap((node) => node.lines), (line) => line.answer);
-  for (const { answer } of data.answers) if (!ranks.has(answer)) ranks.set(answer, ranks.size);
+  const counts = counted(nodes.flatMap((node) => node.lines), (line) => line.answer), ranks = new Map();
+  for (const { answer } of data.answers) ranks.set(answer, ranks.size);
   for (const [answer] of [...counts].sort((a, b) => b[1] - a[1])) if (answer !== null && !ranks.has(answer)) ranks.set(answer, ranks.size);
+  paint(slots, [...ranks.keys()].slice(0, COLORS));
   for (const node of [...nodes].reverse()) {
     node.lines.sort((a, b) => b.won - a.won);
     node.dead = !node.won && node.lines.every(isDead) && node.kids.every((kid) => kid.dead);
@@ -28,12 +29,25 @@ export function readTree(data, ranks) {
   }
   const deepest = Math.max(0, ...nodes.map((node) => node.start + node.steps.length));
   const winner = nodes.find((node) => node.lines.some((line) => line.won)) ?? null;
-  return { nodes, root: nodes[0], lines: nodes[0].leaves, counts, winner, ranks, deepest, live: data.live };
+  return { nodes, root: nodes[0], lines: nodes[0].leaves, counts, winner, ranks, slots: [...slots], deepest, live: data.live };
+}
+
+// The leaders that have a colour keep it; the others take those of answers that no longer lead.
+function paint(slots, leaders) {
+  for (const leader of leaders) {
+    if (slots.includes(leader)) continue;
+    const free = slots.length < COLORS ? slots.length : slots.findIndex((answer) => !leaders.includes(answer));
+    slots[free] = leader;
+  }
 }
 
 export const rankOf = (tree, line) => (line.answer === null ? NOBODY : tree.ranks.get(line.answer));
-export const colorOf = (tree, line) => (line.growing ? "var(--grow)" : colorAt(rankOf(tree, line)));
-const colorAt = (rank) => `var(--${rank < COLORS ? "c" + rank : rank < NOBODY ? "cx" : "cn"})`;
+
+export function colorOf(tree, line) {
+  if (line.growing) return "var(--grow)";
+  const slot = line.answer === null ? -1 : tree.slots.indexOf(line.answer);
+  return `var(--${slot >= 0 ? `c${slot}` : line.answer === null ? "cn" : "cx"})`;
+}
 
 /** Answers of some lines with their counts, in the order of ranks; growing lines are left out. */
 export function tally(tree, some) {
@@ -48,7 +62,7 @@ export function fateOf(line) {
   return line.answer === null ? (line.finish === "stop" ? "no answer" : { length: "ran to its full length", budget: "cut by the budget", cancelled: "cancelled" }[line.finish] ?? "no answer") : null;
 }
 
-function isDead(line) {
+export function isDead(line) {
   return !line.growing && !line.won && (line.answer === null || !ALIVE.includes(line.fate));
 }
 

@@ -6,13 +6,13 @@ import { drawAnswer, drawBill, drawLaw, inWords } from "./summary.js";
 import { drawRiver, wireRiver } from "./river.js";
 import { actOn, drawRow, firstRows, rowsOf } from "./outline.js";
 
-const UNFOLD_ALL_BELOW = 40, UNFOLD_HITS_BELOW = 40;
+const UNFOLD_ALL_BELOW = 40, UNFOLD_HITS_BELOW = 40, LENGTHY = 150;
 
 /** Put a view into `host`. Give its `update` the data, again and again; `winner` goes to the winning line. */
 export class View {
   constructor(host) {
     this.state = { filter: undefined, query: "", open: new Set(), limits: new Map(), rows: firstRows(), current: null, allShares: false };
-    this.ranks = new Map();
+    this.slots = []; // which answer has which colour
     this.seen = new Set(); // nodes that were folded or unfolded by default once: after that it is the reader's choice
     this.build(host);
   }
@@ -71,7 +71,7 @@ export class View {
   update(data) {
     const over = !data.live && this.data?.live !== false;
     this.data = data;
-    this.tree = readTree(data, this.ranks);
+    this.tree = readTree(data, this.slots);
     for (const node of this.tree.nodes) {
       if (!node.kids.length || (this.seen.has(node.key) && !(over && node.won))) continue;
       if (!data.live) this.seen.add(node.key);
@@ -176,13 +176,15 @@ export class View {
     if (this.riverSection.hidden) return;
     drawRiver(this.riverBox, tree, `${inWords(this.data, tree)}. The outline below holds the same.`);
     const growing = tree.lines.filter((line) => line.growing).length;
-    const told = growing ? `${growing} being written` : tree.winner ? "the bold stroke is the winning line" : "";
-    this.riverNote.textContent = [`${grouped(tree.lines.length)} lines, ${many(tree.deepest, "step")} deep`, told].filter(Boolean).join("; ");
+    const told = [`${grouped(tree.lines.length)} lines, ${many(tree.deepest, "step")} deep`, growing ? `${growing} being written` : null,
+      tree.winner ? "the bold stroke is the winning line" : null, tree.thinned ? "what was given up is drawn thin" : null];
+    this.riverNote.textContent = told.filter(Boolean).join("; ");
   }
 
   drawOutline() {
     const { state, tree, list } = this, held = list.contains(document.activeElement);
     this.rows = rowsOf(tree, state);
+    list.classList.toggle("lengthy", this.rows.length > LENGTHY);
     list.replaceChildren(...this.rows.map((row) => drawRow(row, tree, state)));
     if (!this.rows.some((row) => row.id === state.current)) state.current = this.rows[0]?.id ?? null;
     const now = this.rowOf(state.current);
