@@ -20,6 +20,27 @@ def server():
         yield running
 
 
+@pytest.mark.parametrize("address", ["sqlite://", "sqlite:///{}/jobs.db"])
+def test_threads_do_not_end_each_others_transactions(address, tmp_path):
+    database = Database(address.format(tmp_path))
+    store, kept = BatchStore(database), []
+
+    def write(number):
+        kept.extend(store.add_file("me", str(number), "batch", b"x").id for _ in range(30))
+
+    def read(_):
+        for _ in range(60):
+            store.files("me", 1)
+
+    threads = [threading.Thread(target=call, args=(n,)) for n in range(3) for call in (write, read)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(file.id for file in store.files("me", 200)) == sorted(kept) and len(kept) == 90
+    database.close()
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request, tmp_path):
     if request.param == "sqlite":

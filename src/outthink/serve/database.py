@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,9 @@ class Database:
             parsed = make_url(url)
             self._file = _file_of(parsed)
             self.connections = _connect(parsed, self._file, self.owner)
+            # One in memory has a single connection, on which one thread's rollback would undo what another is writing.
+            shared = isinstance(self.connections.pool, StaticPool)
+            self._turn: AbstractContextManager[Any] = threading.Lock() if shared else nullcontext()
             self._lock = None if self._file is None else _locked(_lock_path(self._file, self.owner))
             with self.connections.begin() as connection:
                 _check_whole(connection)
@@ -116,7 +121,7 @@ class Database:
     def all(self, query: Any) -> Sequence[Any]:
         """Every row that ``query`` finds. Raises StoreError."""
         try:
-            with self.connections.connect() as connection:
+            with self._turn, self.connections.connect() as connection:
                 return connection.execute(query).all()
         except SQLAlchemyError as error:
             raise StoreError(f"The job database refused ({_kind(error)}).") from error
@@ -125,7 +130,7 @@ class Database:
         """Execute ``statements`` in one transaction. Returns how many rows the last one changed; raises StoreError."""
         changed = 0
         try:
-            with self.connections.begin() as connection:
+            with self._turn, self.connections.begin() as connection:
                 for statement in statements:
                     changed = connection.execute(statement).rowcount
         except SQLAlchemyError as error:
