@@ -38,6 +38,7 @@ class Metrics:
         self.inference_time = self._seconds("request_inference_time_seconds", "From admission to the last token.")
         self.first_token = self._seconds("time_to_first_token_seconds", "From arrival to the first token.")
         self.between_tokens = self._seconds("inter_token_latency_seconds", "From one token of a line to its next.")
+        self.between_tokens_old = self._seconds("time_per_output_token_seconds", "The same, under its older name.")
         self.per_token = self._seconds(
             "request_time_per_output_token_seconds",
             "Of a line: from its first token to its last, over those after one.",

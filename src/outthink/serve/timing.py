@@ -66,6 +66,7 @@ class Timing:
             self.lines[prompt, index] = Line(now, now)
             return
         metrics.between_tokens.observe(now - line.last)
+        metrics.between_tokens_old.observe(now - line.last)
         line.last, line.tokens = now, line.tokens + 1
 
     def settle(self, metrics: Metrics, tracing: Tracing) -> None:
