@@ -125,7 +125,7 @@ class EngineMachine(RuleBasedStateMachine):
     def _ledger(self, which: int, budget: Budget | None) -> Ledger:
         """A new ledger, a slice of one in use, or one in use."""
         if not self.world.live or which % 3:
-            return Ledger(budget)
+            return Ledger(budget, priority=which % 4 - 2)
         ledger = self._task(which).ledger
         return ledger.slice(budget) if budget is not None else ledger
 

@@ -7,20 +7,25 @@ every ``ceil(G / floor(K / T))`` steps, however many branches the others have. W
 prompts in chunks, oldest first; the oldest sequence goes before all others of its gang after a step in which it got
 nothing.
 
-**Pages** that run out are taken, in this order: from branches that merely rest, least recently used; from the gang of
-highest priority number where that is above the asker's, as a whole; from a gang of the asker's priority that holds more
-than an equal share, its youngest sequence; from the latest gang, perhaps the asker's own, as a whole. What is taken is
-recomputed later from its tokens. Of several such gangs it is always the latest. A sequence that waits is let in when
-there is room for all of it, or within its gang's equal share, up to which it may take from gangs that hold more; of a
-gang that was preempted as a whole, when there is room for as many pages as it held. It is not asked again before some
-sequence has come or gone. The first gang of all is never preempted by others, its oldest sequence never at all; that
-one may take whatever it needs, and a sequence that could not fit alone is refused at once. So every gang finishes.
+**Pages** that run out are taken first from branches that merely rest, least recently used; then from the gangs of the
+highest priority number, where that is above the asker's. Among equals there is a share that each may count on, its part
+of the pages were there one gang more. A gang within it takes from those that hold more: the latest of these gives up
+its youngest sequence. A gang that holds more takes from nobody within theirs: if others hold more too, the latest of
+all these is preempted, perhaps the asker; if none does, it gives up its own youngest. If all hold no more than their
+share, or there is but one sequence to take, the latest of all gangs is preempted. A gang is preempted as a whole: all
+its pages are free then but for those that others hold too. What is taken is recomputed later from its tokens.
+
+A sequence that waits is let in when there is room for all of it, or within its gang's share; of a gang that was
+preempted as a whole, when there is room for as many pages as it held. It is not asked again before some sequence has
+come or gone. The first gang of all, in the order of priority and arrival, is never preempted by others, and its oldest
+sequence never at all; that one may take whatever it needs, and a sequence that could not fit alone is refused at once.
+So every gang finishes.
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Generic
@@ -211,7 +216,7 @@ class Scheduler(Generic[S]):
         if need <= self.cache.num_pages - taken:
             return True
         own = held.setdefault(gang, [])
-        return need + self._num_held(own) <= self.cache.num_pages // len(held)
+        return need + self._num_held(own) <= self._share(held)
 
     def _make_room(self, sequence: S, step: Step[S], *, modest: bool) -> bool:
         """Have somebody give up pages for ``sequence``; False where it must wait, perhaps without its own.
@@ -228,35 +233,28 @@ class Scheduler(Generic[S]):
         if last.priority > gang.priority:
             self._suspend(last, held[last], step)
             return True
-        share = self.cache.num_pages // len(held)
-        if not (modest and self._num_held(held[gang]) > share):
-            greedy = self._greediest(gang, held, share)
-            if greedy is not None:
-                self._preempt_in(step, held[greedy][-1])
-                return sequence.lease is not None
-        if modest:
+        over = [
+            each for each in held if each.priority == gang.priority and self._num_held(held[each]) > self._share(held)
+        ]
+        if gang not in over and (large := [each for each in over if len(held[each]) > 1]):
+            self._preempt_in(step, held[self._latest(large)][-1])
+        elif modest:
             gang.blocked = self._turn
             return False
-        if len(held) > 1:
-            self._suspend(last, held[last], step)
+        elif over == [gang] and len(held[gang]) > 1:
+            self._preempt_in(step, held[gang][-1])
         else:
-            self._preempt_in(step, held[last][-1])
+            last = self._latest(over) if len(over) > 1 and gang in over else last
+            self._suspend(last, held[last], step)
         return sequence.lease is not None
+
+    def _share(self, held: Collection[Gang]) -> int:
+        """The pages that a gang may count on beside these: an equal part, were there one more of them."""
+        return self.cache.num_pages // (len(held) + 1)
 
     def _latest(self, gangs: Iterable[Gang]) -> Gang:
         """Who gives up pages first: of the highest priority number, the gang that came last."""
         return max(gangs, key=lambda gang: gang.rank)
-
-    def _greediest(self, gang: Gang, held: dict[Gang, list[S]], share: int) -> Gang | None:
-        """The latest gang of the same priority as ``gang`` that holds more than ``share`` pages and can do with less.
-
-        It gives up its youngest sequence, never its only one.
-        """
-        for other in sorted(held, key=lambda each: each.rank, reverse=True):
-            line = held[other]
-            if other.priority == gang.priority and len(line) > 1 and self._num_held(line) > share:
-                return other
-        return None
 
     def _suspend(self, gang: Gang, line: list[S], step: Step[S]) -> None:
         """Preempt a gang as a whole. All its pages are free then but for those that others hold too."""
