@@ -13,6 +13,7 @@ from outthink.core.errors import BudgetError
 from outthink.core.rng import mix
 from outthink.core.sampling import Until
 from outthink.engine.sequence import Extend
+from outthink.kv import PagedCache
 from outthink.models.transformer import Transformer
 from outthink.scheduling import Gang, Limits, Scheduler
 
@@ -159,6 +160,44 @@ def test_a_deadline_ends_work_in_one_step_with_what_there_is() -> None:
     queued = [s for s in (*world.engine.scheduler.running, *world.engine.scheduler.waiting) if s.gang is task.gang]
     assert not queued, "nothing of it is computed any more"
     world.finish()
+
+
+REQUESTS = [("a", 30), ("b", 30), ("b", 50), ("a", 50), ("a", 50), ("b", 20), ("a", 41), ("b", 50)]
+
+
+class SharesWithAll(PagedCache):
+    """Lets every tenant find what any computed."""
+
+    def lease(self, tokens, namespace="", most=None):
+        return super().lease(tokens, "", most)
+
+
+def cached_positions(kind: type[PagedCache], tenants: str) -> dict[int, int]:
+    """Prompt positions found in the cache by each of `REQUESTS` of these tenants, all with one beginning."""
+    world, cached = World(make_engine(400, 4, cache=kind)), {}
+    for number, (tenant, length) in enumerate(REQUESTS):
+        if tenant in tenants:
+            ledger = Ledger()
+            world.extend(world.root([t % 10 for t in range(length)], tenant), 1, Until(1), ledger=ledger)
+            world.run()
+            world.close(world.nodes[-1])
+            world.close(world.nodes[0])
+            cached[number] = ledger.bill.cached
+            assert ledger.bill.cached + ledger.bill.prefilled == length
+    world.finish()
+    return cached
+
+
+def test_what_a_tenant_finds_in_the_cache_tells_nothing_of_the_others() -> None:
+    both = cached_positions(PagedCache, "ab")
+    for tenant in "ab":
+        alone = cached_positions(PagedCache, tenant)
+        assert {number: both[number] for number in alone} == alone
+        assert sum(alone.values()) > 0, "it finds its own"
+
+
+def test_a_cache_shared_between_tenants_is_noticed() -> None:
+    assert cached_positions(SharesWithAll, "ab")[1] != cached_positions(SharesWithAll, "b")[1]
 
 
 @pytest.mark.parametrize("priority", [17, -17, 1.0, "high", None])

@@ -202,3 +202,40 @@ def test_the_bookkeeping_needs_no_torch() -> None:
 
     script = "import sys, outthink.kv, outthink.scheduling, outthink.core.sampling; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+class BelievesDigests(PagedCache):
+    """Takes pages for the same whose tokens have the same digest, as one does who never compares the tokens."""
+
+    def _key(self, tokens, start):
+        return bytes([sum(tokens[start : start + self.page_size]) % 5])
+
+
+LINES = st.lists(st.tuples(st.sampled_from(["a", "b"]), TOKENS.filter(bool)), min_size=1, max_size=8)
+
+
+def check_found(kind: type[PagedCache], lines: list[tuple[str, list[int]]]) -> None:
+    """What is found of each line is its longest beginning, in whole pages, that its own tenant computed before."""
+    cache, known = kind(64, SIZE), {"a": [], "b": []}
+    for tenant, tokens in lines:
+        ends = [end for end in range(SIZE, len(tokens), SIZE) if any(k[:end] == tokens[:end] for k in known[tenant])]
+        longest = max(ends, default=0)
+        assert found(cache, tokens, tenant) == longest == cache.peek(tokens, tenant)
+        cache.release(fill(cache, tokens, tenant))
+        known[tenant].append(tokens)
+
+
+@given(LINES)
+def test_exactly_the_own_tenants_pages_of_the_very_same_tokens_are_found(lines: list[tuple[str, list[int]]]) -> None:
+    check_found(PagedCache, lines)
+
+
+@pytest.mark.parametrize("broken", ["digests", "namespaces"])
+def test_a_cache_that_finds_what_is_not_the_same_is_noticed(broken: str) -> None:
+    class Shares(PagedCache):
+        def lease(self, tokens, namespace="", most=None):
+            return super().lease(tokens, "", most)
+
+    kind = BelievesDigests if broken == "digests" else Shares
+    with pytest.raises(AssertionError):
+        check_found(kind, [("a", [0, 1, 2, 2, 0, 0]), ("b", [0, 1, 2, 2, 0, 0]), ("a", [2, 2, 1, 0, 0, 0])])

@@ -8,11 +8,16 @@ write to a tail page that others hold too copies that page alone.
 Every page is in exactly one place: the free list, a tail (counted in ``_tail_refs``), or a tree node. A node counts one
 reference for each lease that ends at it and one for each child; a node without references is cached, and evictable,
 least recently used first.
+
+Each namespace has a tree of its own: what one tenant computed, no other finds. A page is looked up by the bytes of its
+tokens, which Python hashes with a key that is secret and new in every process, and compares in full on a hit: so no
+choice of tokens finds a page of other tokens, nor makes look-ups slow.
 """
 
 from __future__ import annotations
 
 import heapq
+import struct
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -24,9 +29,9 @@ class _Node:
 
     __slots__ = ("children", "depth", "key", "page", "parent", "refs", "used")
 
-    def __init__(self, parent: _Node | None, key: tuple[int, ...], page: int) -> None:
+    def __init__(self, parent: _Node | None, key: bytes, page: int) -> None:
         self.parent, self.key, self.page = parent, key, page
-        self.children: dict[tuple[int, ...], _Node] = {}
+        self.children: dict[bytes, _Node] = {}
         self.depth: int = 0 if parent is None else parent.depth + 1
         self.refs = 0
         self.used = 0
@@ -53,6 +58,7 @@ class PagedCache:
 
     def __init__(self, num_pages: int, page_size: int) -> None:
         self.num_pages, self.page_size = num_pages, page_size
+        self._bytes = struct.Struct(f"{page_size}i").pack
         self._free = list(range(num_pages - 1, -1, -1))
         self._tail_refs: dict[int, int] = {}
         self._roots: dict[str, _Node] = {}
@@ -67,7 +73,7 @@ class PagedCache:
         """
         root = self._roots.get(namespace)
         if root is None:
-            root = self._roots[namespace] = _Node(None, (), -1)
+            root = self._roots[namespace] = _Node(None, b"", -1)
         root.refs += 1
         lease = Lease(root, [], 0)
         self.advance(lease, tokens, most)
@@ -81,7 +87,7 @@ class PagedCache:
         size, start = self.page_size, lease.length
         most = len(tokens) - 1 if most is None else most
         while lease.length == lease.node.depth * size and lease.length + size <= most:
-            child = lease.node.children.get(tuple(tokens[lease.length : lease.length + size]))
+            child = lease.node.children.get(self._key(tokens, lease.length))
             if child is None:
                 break
             self._move(lease, child)
@@ -92,17 +98,15 @@ class PagedCache:
     def peek(self, tokens: Sequence[int], namespace: str = "") -> int:
         """How many leading positions of ``tokens`` a lease would find, without taking one."""
         node, length = self._roots.get(namespace), 0
-        while node is not None and length < len(tokens):
-            node = node.children.get(tuple(tokens[length : length + self.page_size]))
-            length += self.page_size if node is not None and length + self.page_size < len(tokens) else 0
-            if length + self.page_size >= len(tokens):
-                break
+        while node is not None and length + self.page_size < len(tokens):
+            node = node.children.get(self._key(tokens, length))
+            length += self.page_size if node is not None else 0
         return length
 
-    def next_key(self, lease: Lease, tokens: Sequence[int]) -> tuple[int, tuple[int, ...]] | None:
+    def next_key(self, lease: Lease, tokens: Sequence[int]) -> tuple[int, bytes] | None:
         """What identifies the next whole page that this lease will fill, or None where it fills none."""
-        end = (lease.node.depth + 1) * self.page_size
-        return (id(lease.node), tuple(tokens[end - self.page_size : end])) if end <= len(tokens) else None
+        start = lease.node.depth * self.page_size
+        return (id(lease.node), self._key(tokens, start)) if start + self.page_size <= len(tokens) else None
 
     def fork(self, lease: Lease) -> Lease:
         """A second lease on the same pages; costs none."""
@@ -141,7 +145,7 @@ class PagedCache:
         size = self.page_size
         while (lease.node.depth + 1) * size <= lease.length:
             index = lease.node.depth
-            key = tuple(tokens[index * size : (index + 1) * size])
+            key = self._key(tokens, index * size)
             page = lease.pages[index]
             child = lease.node.children.get(key)
             if child is None:
@@ -192,6 +196,10 @@ class PagedCache:
             tree += [node.page] if node.parent is not None else []
             stack.extend(node.children.values())
         assert sorted([*self._free, *self._tail_refs, *tree]) == list(range(self.num_pages)), "a page is lost or double"
+
+    def _key(self, tokens: Sequence[int], start: int) -> bytes:
+        """As what the page of ``tokens`` from ``start`` on is found."""
+        return self._bytes(*tokens[start : start + self.page_size])
 
     def _take(self) -> int:
         page = self._free.pop()
