@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_DEPTH = 32
 _EXACT = '%llguidance {"no_forcing": true}\nstart: '  # else forced text could be spelled in one way alone
 _SPACE = "( |\\n[ \\t]{0,40})?"  # unbounded, it is where a model that lost its way goes round for ever
-_LIMITS = {
+LIMITS: Mapping[str, int] = {
     "max_lexer_states": 50_000,  # 1 to 2 kB each
     "max_grammar_size": 200_000,
     "verbose_errors": False,
@@ -35,6 +35,8 @@ _TROUBLE = {  # what of llguidance's own words says which of ours
     r"Unsatisfiable schema|NoExtension": "nothing satisfies it",
     r"Unknown format": "it names an unknown format",
     r"Invalid type": "it names an unknown type",
+    r"regex for (integer|float) range": "the bounds of a number are too far apart",
+    r"not disjoint|are not disj": "the patterns of its patternProperties overlap",
     r"Resource '": "it refers to another document",
     r"regex parse error|look-around|backreference": (
         "one of its patterns is no regular expression of the kind supported (no look-around, no back-references)"
@@ -55,6 +57,8 @@ class Vocabulary(Protocol):
     def token_bytes(self, token_id: int, /) -> bytes: ...
 
     def is_special(self, token_id: int, /) -> bool: ...
+
+    def encode(self, text: str, /) -> Sequence[int]: ...
 
 
 class Grammars:
@@ -90,7 +94,7 @@ class Grammars:
         """The texts of a grammar in llguidance's variant of Lark."""
         from llguidance import LLMatcher, LLParserLimits
 
-        matcher = LLMatcher(self._tokens, grammar, log_level=0, limits=LLParserLimits(**_LIMITS))
+        matcher = LLMatcher(self._tokens, grammar, log_level=0, limits=LLParserLimits(**LIMITS))
         _refuse_if_broken(matcher, "This grammar")
         return Grammar(self.tokenizer, matcher)
 
@@ -115,6 +119,11 @@ class Grammar:
         if tokenizer is not self.tokenizer and _print(tokenizer) != _print(self.tokenizer):
             raise SamplingError("This constraint was made for another tokenizer: make one with Grammars(tokenizer).")
         return GrammarState(self.matcher.deep_copy(), self.tokenizer.vocab_size)
+
+    def accepts(self, text: str) -> bool:
+        """Whether ``text`` is of the language, the whole of it."""
+        matcher = self.matcher.deep_copy()
+        return matcher.consume_tokens(self.tokenizer.encode(text)) and matcher.is_accepting()
 
 
 class GrammarState:

@@ -96,6 +96,8 @@ class CompletionChoice(Answer):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: Literal["stop", "length"] | None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
 
 
 class Completion(Answer):
@@ -144,6 +146,7 @@ class ChatChoice(Answer):
     message: ChatAnswer
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length"]
+    token_ids: list[int] | None = None
 
 
 class Cost(Answer):
@@ -183,6 +186,7 @@ class ChatCompletion(Answer):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    prompt_token_ids: list[int] | None = None
     thinking: PosteriorAnswer | None = None
 
 

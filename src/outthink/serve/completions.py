@@ -26,8 +26,8 @@ FINISH = {"stop": "stop", "length": "length", "budget": "length"}
 class Order:
     """What is to be generated: ``n`` completions of each of ``prompts``, of no more than ``total`` positions.
 
-    ``n`` 0: none, the prompts are only scored. ``echo``: choices begin with their prompt, and with ``echo_logprobs`` its
-    tokens are scored. ``tokens``: a stream tells of each token.
+    ``n`` 0: none, the prompts are only scored. ``echo``: choices begin with their prompt; with ``echo_logprobs`` it is
+    scored. ``tokens``: a stream tells of each token.
     """
 
     prompts: Sequence[Sequence[int]]

@@ -65,6 +65,8 @@ _FAULTS: Mapping[str, str] = {
     "string_too_short": "must have at least {min_length:,} characters",
     "literal_error": "must be {expected}",
     "finite_number": "must be a finite number",
+    "unsupported": "is not supported: {why} Leave it out",
+    "contradiction": "contradicts itself: {why}",
 }
 """What is said of a field, by the kind of pydantic's error; what else there is, is of the wrong kind or form."""
 _KINDS = {"string": "a text", "int": "a whole number", "float": "a number", "bool": "true or false",

@@ -1,52 +1,68 @@
-"""Log-probabilities in the two shapes that the API has for them."""
+"""Tokens and their log-probabilities in the shapes that the API has for them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from outthink.models.tokenizer import Tokenizer
-from outthink.serve.completions import Choice
-
-Top = Sequence[tuple[int, float]]
 
 
-def completion_logprobs(tokenizer: Tokenizer, choice: Choice, prompt: Sequence[int]) -> dict[str, Any]:
-    """As completions show them: parallel lists. ``prompt`` are the echoed tokens, of which the first has none."""
-    tokens = [*prompt, *choice.tokens]
-    values: list[float | None] = [*([None] if prompt else []), *(value for value, _ in choice.scored)]
-    values += choice.log_probs
-    tops: list[Top | None] = [*([None] if prompt else []), *(top for _, top in choice.scored)]
-    tops += choice.top or [()] * len(choice.tokens)
-    texts = [_text(tokenizer, token) for token in tokens]
-    offsets = [0]
-    for text in texts[:-1]:
-        offsets.append(offsets[-1] + len(text))
-    return {
-        "tokens": texts,
-        "token_logprobs": values,
-        "top_logprobs": [None if top is None else {_text(tokenizer, t): value for t, value in top} for top in tops],
-        "text_offset": offsets[: len(tokens)],
-    }
+class Drawn(NamedTuple):
+    """A token, its log-probability (nats) and the likeliest ones at its place, likeliest first; None for a token that
+    nothing was drawn or scored before.
+    """
+
+    id: int
+    log_prob: float | None
+    top: Sequence[tuple[int, float]] | None
 
 
-def chat_logprobs(tokenizer: Tokenizer, choice: Choice) -> dict[str, Any]:
-    """As chat completions show them: one object for each token."""
-    tops = choice.top or [()] * len(choice.tokens)
-    content = [
-        {
-            **_entry(tokenizer, token, value),
-            "top_logprobs": [_entry(tokenizer, other, its) for other, its in top],
+@dataclass(frozen=True)
+class Speller:
+    """Names tokens: by what they spell, or ``by_id`` as ``token_id:N``."""
+
+    tokenizer: Tokenizer
+    by_id: bool = False
+
+    def completion(self, drawn: Sequence[Drawn], offset: int = 0) -> dict[str, Any]:
+        """As completions show them: parallel lists. ``offset``: the characters before the first."""
+        offsets, texts = [], [self._text(token.id) for token in drawn]
+        for text in texts:
+            offsets.append(offset)
+            offset += len(text)
+        return {
+            "tokens": [self._name(token.id, text) for token, text in zip(drawn, texts, strict=True)],
+            "token_logprobs": [token.log_prob for token in drawn],
+            "top_logprobs": [
+                None if token.top is None else {self._name(t, self._text(t)): value for t, value in token.top}
+                for token in drawn
+            ],
+            "text_offset": offsets,
         }
-        for token, value, top in zip(choice.tokens, choice.log_probs, tops, strict=True)
-    ]
-    return {"content": content}
 
+    def length(self, drawn: Sequence[Drawn]) -> int:
+        """How many characters `completion` counts for ``drawn``."""
+        return sum(len(self._text(token.id)) for token in drawn)
 
-def _entry(tokenizer: Tokenizer, token: int, value: float) -> dict[str, Any]:
-    piece = tokenizer.token_bytes(token)
-    return {"token": _text(tokenizer, token), "logprob": value, "bytes": list(piece)}
+    def chat(self, drawn: Sequence[Drawn]) -> dict[str, Any]:
+        """As chat completions show them: one object for each token."""
+        content = [
+            {
+                **self._entry(token.id, token.log_prob),
+                "top_logprobs": [self._entry(other, value) for other, value in token.top or ()],
+            }
+            for token in drawn
+        ]
+        return {"content": content}
 
+    def _entry(self, token: int, value: float | None) -> dict[str, Any]:
+        name = self._name(token, self._text(token))
+        return {"token": name, "logprob": value, "bytes": list(self.tokenizer.token_bytes(token))}
 
-def _text(tokenizer: Tokenizer, token: int) -> str:
-    return tokenizer.token_bytes(token).decode(errors="replace")
+    def _name(self, token: int, text: str) -> str:
+        return f"token_id:{token}" if self.by_id else text
+
+    def _text(self, token: int) -> str:
+        return self.tokenizer.token_bytes(token).decode(errors="replace")

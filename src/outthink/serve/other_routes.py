@@ -17,7 +17,8 @@ from outthink.serve.delivery import EventStream, unless_gone
 from outthink.serve.embeddings import mean_pooled
 from outthink.serve.failures import ApiError
 from outthink.serve.jobs import NEWS_SECONDS, Jobs
-from outthink.serve.openai_routes import prompts_of, service_of, tenant_of
+from outthink.serve.openai_routes import service_of, tenant_of
+from outthink.serve.orders import prompts_of
 from outthink.serve.schema import DetokenizeRequest, EmbeddingRequest, SolveRequest, TokenizeRequest
 
 router = APIRouter(route_class=JsonRoute)

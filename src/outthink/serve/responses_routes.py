@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from outthink.core.posterior import Posterior
+from outthink.serve.body import JsonRoute
 from outthink.serve.completions import Order, Outcome, generate, stream
 from outthink.serve.delivery import EventStream, unless_gone
 from outthink.serve.failures import ApiError
-from outthink.serve.openai_routes import chat_order, service_of, tenant_of, think_chat
+from outthink.serve.formats import Format, text_format
+from outthink.serve.openai_routes import service_of, tenant_of
+from outthink.serve.orders import chat_order
+from outthink.serve.response_events import ResponseEvents, message_item, reasoning_item
 from outthink.serve.schema import ChatRequest, Message, ResponsesRequest
 from outthink.serve.service import Service
 from outthink.serve.thinking import Plan, plan_of, report
+from outthink.serve.thought_chat import think_chat, thoughts
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
 
 @router.post("/responses")
@@ -30,87 +37,146 @@ async def responses(request: Request, body: ResponsesRequest) -> Response:
     _, suffix = service.base_name(body.model)
     effort = body.reasoning.effort if body.reasoning is not None else None
     plan = plan_of(body.thinking, effort, None, suffix)
-    chat = _as_chat(body)
-    head = {"id": f"resp_{uuid.uuid4().hex}", "object": "response", "created_at": int(time.time())}
-    head |= {"model": service.name, "instructions": body.instructions}
-    order = await chat_order(service, chat) if plan is None else None
-    if body.stream:
-        if order is None:
-            raise ApiError(400, "A response that thinks is answered whole: ask without stream.", param="stream")
-        return EventStream(_events(service, tenant, order, head))
-    return JSONResponse(await unless_gone(request, _whole(service, tenant, chat, plan, order, head)))
-
-
-async def _whole(
-    service: Service, tenant: str, chat: ChatRequest, plan: Plan | None, order: Order | None, head: dict[str, Any]
-) -> dict[str, Any]:
+    chat, head = _as_chat(body), _head(service, body)
+    wanted = text_format(body.text.format if body.text is not None else None)
     if plan is not None:
-        posterior = await think_chat(service, tenant, chat, plan)
-        bill, line = posterior.cost, posterior.best_line
-        thought = [_reasoning(line.text)] if line is not None else []
-        return {
-            **_response(head, posterior.best or "", posterior.best is not None, thought),
-            "usage": _usage(bill.prefilled + bill.cached, bill.decoded, bill.cached),
-            "thinking": report(posterior),
-        }
-    assert order is not None
-    async with service.admitted(tenant):
-        outcome = await generate(service, tenant, order)
-    return _finished(outcome, head)
+        if body.max_output_tokens is not None:
+            why = "max_output_tokens cannot be combined with thinking: its budget says what is spent."
+            raise ApiError(400, why, param="max_output_tokens")
+        if body.stream:
+            return EventStream(_thought_events(service, tenant, chat, plan, wanted, head))
+        posterior = await unless_gone(request, think_chat(service, tenant, chat, plan, wanted))
+        return JSONResponse(_thought(posterior, head))
+    order = await chat_order(service, chat, wanted)
+    if body.stream:
+        return EventStream(_events(service, tenant, order, head))
+
+    async def whole() -> Outcome:
+        async with service.admitted(tenant):
+            return await generate(service, tenant, order)
+
+    return JSONResponse(_finished(await unless_gone(request, whole()), head))
 
 
 async def _events(service: Service, tenant: str, order: Order, head: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-    item = f"msg_{uuid.uuid4().hex}"
-    yield {"type": "response.created", "response": {**head, "status": "in_progress", "output": []}}
+    events = ResponseEvents(head)
     async with service.admitted(tenant):
+        for event in events.begin():
+            yield event
+        for event in events.open_message():
+            yield event
         async for piece in stream(service, tenant, order):
             if isinstance(piece, Outcome):
-                yield {"type": "response.completed", "response": _finished(piece, head)}
+                for event in events.close_message(complete=piece.choices[0].finish == "stop"):
+                    yield event
+                yield events.end(_finished(piece, head, events.items))
             elif piece.text:
-                place = {"item_id": item, "output_index": 0, "content_index": 0}
-                yield {"type": "response.output_text.delta", **place, "delta": piece.text}
+                yield events.text(piece.text)
 
 
-def _as_chat(body: ResponsesRequest) -> ChatRequest:
-    messages = [Message(role="user", content=body.input)] if isinstance(body.input, str) else list(body.input)
-    if body.instructions:
-        messages.insert(0, Message(role="system", content=body.instructions))
-    return ChatRequest(
-        messages=messages, temperature=body.temperature, top_p=body.top_p, max_tokens=body.max_output_tokens
-    )
+async def _thought_events(
+    service: Service, tenant: str, chat: ChatRequest, plan: Plan, wanted: Format | None, head: dict[str, Any]
+) -> AsyncIterator[dict[str, Any]]:
+    events, begun = ResponseEvents(head), False
+    async with aclosing(thoughts(service, tenant, chat, plan, wanted)) as news:
+        async for found in news:
+            if not begun:
+                for event in events.begin():
+                    yield event
+                begun = True
+            if isinstance(found, Posterior):
+                for event in _told(events, found, head):
+                    yield event
 
 
-def _finished(outcome: Outcome, head: dict[str, Any]) -> dict[str, Any]:
-    choice = outcome.choices[0]
+def _told(events: ResponseEvents, posterior: Posterior, head: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if posterior.best_line is not None:
+        yield from events.reasoning(posterior.best_line.text)
+    yield from events.open_message()
+    yield events.text(posterior.best or "")
+    yield from events.close_message(complete=posterior.best is not None)
+    yield events.end(_thought(posterior, head, events.items))
+
+
+def _head(service: Service, body: ResponsesRequest) -> dict[str, Any]:
+    """What is known of a response from the beginning."""
+    said = body.text.format if body.text is not None else None
+    form = {"type": "text"} if said is None else said.model_dump(by_alias=True, exclude_none=True)
     return {
-        **_response(head, choice.text, choice.finish == "stop", []),
-        "usage": _usage(outcome.prompt_tokens, outcome.completion_tokens, outcome.ledger.bill.cached),
+        "id": f"resp_{uuid.uuid4().hex}",
+        "object": "response",
+        "created_at": int(time.time()),
+        "model": service.name,
+        "instructions": body.instructions,
+        "max_output_tokens": body.max_output_tokens,
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "text": {"format": form},
+        "metadata": body.metadata or {},
+        "parallel_tool_calls": False,
+        "previous_response_id": None,
+        "store": False,
+        "tool_choice": "none",
+        "tools": [],
+        "truncation": "disabled",
+        "error": None,
     }
 
 
-def _response(head: dict[str, Any], text: str, complete: bool, before: list[dict[str, Any]]) -> dict[str, Any]:
-    content = [{"type": "output_text", "text": text, "annotations": []}]
-    message = {"type": "message", "id": f"msg_{uuid.uuid4().hex}", "role": "assistant", "content": content}
+def _as_chat(body: ResponsesRequest) -> ChatRequest:
+    """The chat that a request of this shape is."""
+    messages: list[Message] = []
+    if body.instructions:
+        messages.append(Message(role="system", content=body.instructions))
+    if isinstance(body.input, str):
+        messages.append(Message(role="user", content=body.input))
+    else:
+        messages += [Message(role=each.role, content=each.content) for each in body.input]
+    return ChatRequest(
+        messages=messages,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        max_tokens=body.max_output_tokens,
+        seed=body.seed,
+    )
+
+
+def _finished(outcome: Outcome, head: dict[str, Any], items: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    choice = outcome.choices[0]
+    complete = choice.finish == "stop"
+    given, made = outcome.prompt_tokens, outcome.completion_tokens
+    return _response(head, items or [message_item(choice.text, complete)], complete) | {
+        "usage": _usage(given, made, outcome.cached, 0)
+    }
+
+
+def _thought(posterior: Posterior, head: dict[str, Any], items: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    bill, line, complete = posterior.cost, posterior.best_line, posterior.best is not None
+    if items is None:
+        thought = [] if line is None else [reasoning_item(line.text)]
+        items = [*thought, message_item(posterior.best or "", complete)]
+    winning = sum(t.tokens for t in line.thought.line()) if line is not None and line.thought is not None else 0
+    return _response(head, items, complete) | {
+        "usage": _usage(bill.prefilled + bill.cached, bill.decoded, bill.cached, bill.decoded - winning),
+        "thinking": report(posterior),
+    }
+
+
+def _response(head: dict[str, Any], items: list[dict[str, Any]], complete: bool) -> dict[str, Any]:
     return {
         **head,
         "status": "completed" if complete else "incomplete",
         "incomplete_details": None if complete else {"reason": "max_output_tokens"},
-        "output": [*before, {**message, "status": "completed" if complete else "incomplete"}],
-        "parallel_tool_calls": False,
-        "tool_choice": "none",
-        "tools": [],
+        "output": items,
     }
 
 
-def _reasoning(text: str) -> dict[str, Any]:
-    return {"type": "reasoning", "id": f"rs_{uuid.uuid4().hex}", "summary": [{"type": "summary_text", "text": text}]}
-
-
-def _usage(given: int, made: int, cached: int) -> dict[str, Any]:
+def _usage(given: int, made: int, cached: int, reasoning: int) -> dict[str, Any]:
+    """``made``: tokens of all branches, of which ``reasoning`` are not in the winning line."""
     return {
         "input_tokens": given,
         "input_tokens_details": {"cached_tokens": cached},
         "output_tokens": made,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": max(0, reasoning)},
         "total_tokens": given + made,
     }

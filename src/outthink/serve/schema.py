@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+from outthink.serve.refused import RefusedInChat, RefusedInGenerating, RefusedInMessage, RefusedInResponses
 
 MAX_TOKEN_ID = 1 << 24
 MAX_LENGTH = 1 << 20
@@ -29,9 +32,13 @@ class Strict(BaseModel):
 
 
 class StreamOptions(Strict):
-    """``include_usage``: one more chunk at the end, with the usage."""
+    """``include_usage``: one more chunk at the end, with the usage; ``continuous_usage_stats``: with every chunk what
+    was used so far.
+    """
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False
+    include_obfuscation: Literal[False] | None = None
 
 
 class Thinking(Strict):
@@ -50,7 +57,43 @@ class Thinking(Strict):
     )
 
 
-class Generating(Strict):
+Schema = Annotated[dict[str, Any], Field(max_length=4096)]
+Pattern = Annotated[str, StringConstraints(max_length=4096)]
+Choices = Annotated[list[Annotated[str, StringConstraints(max_length=1024)]], Field(min_length=1, max_length=1024)]
+
+
+class NamedSchema(Strict):
+    """A JSON schema with a name. It is kept to the letter, ``strict`` or not."""
+
+    name: Annotated[str, StringConstraints(max_length=64)] | None = None
+    description: Annotated[str, StringConstraints(max_length=4096)] | None = None
+    schema_: Annotated[Schema | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Strict):
+    """Free text, any JSON object, or JSON of a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> ResponseFormat:
+        if (self.json_schema is not None) != (self.type == "json_schema"):
+            raise PydanticCustomError("contradiction", "{why}", {"why": "type and json_schema go together"})
+        return self
+
+
+class StructuredOutputs(Strict):
+    """vLLM's way to say it: one of a JSON schema, a regular expression that the whole text matches, or a choice."""
+
+    json_: Annotated[Schema | Text | None, Field(alias="json")] = None
+    json_object: bool | None = None
+    regex: Pattern | None = None
+    choice: Choices | None = None
+
+
+class Generating(RefusedInGenerating, Strict):
     """What completion and chat requests have in common."""
 
     model: Name | None = None
@@ -72,6 +115,14 @@ class Generating(Strict):
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: Annotated[str, StringConstraints(max_length=512)] | None = None
+    safety_identifier: Annotated[str, StringConstraints(max_length=512)] | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Schema | Text | None = None
+    guided_regex: Pattern | None = None
+    guided_choice: Choices | None = None
+    return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False
     # Some clients put this argument of their own library's call on the wire: its fields are the request's.
     extra_body: Annotated[dict[Name, Any], Field(max_length=64)] | None = None
 
@@ -83,7 +134,8 @@ class Generating(Strict):
             return sent
         for name, value in extra.items():
             if name == "extra_body" or (name in sent and sent[name] != value):
-                raise ValueError(f"extra_body says {name[:64]!r} otherwise than the request itself")
+                why = f"extra_body says {name[:64]!r} otherwise than the request itself"
+                raise PydanticCustomError("contradiction", "{why}", {"why": why})
         return {**extra, **sent, "extra_body": None}
 
 
@@ -104,13 +156,15 @@ class CompletionRequest(Generating):
 
 
 class TextPart(Strict):
-    """A piece of text within a message."""
+    """A piece of text within a message; in responses its type says whose."""
 
-    type: Literal["text"]
+    type: Literal["text", "input_text", "output_text"]
     text: Text
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    logprobs: Annotated[list[Any], Field(max_length=0)] | None = None
 
 
-class Message(Strict):
+class Message(RefusedInMessage, Strict):
     """One turn of a chat."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -125,13 +179,7 @@ class Message(Strict):
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
-class ResponseFormat(Strict):
-    """Only free text; other formats are refused until they can be guaranteed."""
-
-    type: Literal["text"]
-
-
-class ChatRequest(Generating):
+class ChatRequest(RefusedInChat, Generating):
     """``POST /v1/chat/completions``."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
@@ -140,9 +188,6 @@ class ChatRequest(Generating):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False
-    response_format: ResponseFormat | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    tool_choice: Literal["none", "auto"] | None = None
     reasoning_effort: Effort | None = None
     thinking_token_budget: Annotated[int, Field(ge=1, le=1 << 40)] | None = None
     thinking: Thinking | None = None
@@ -151,16 +196,46 @@ class ChatRequest(Generating):
 
 
 class ReasoningOptions(Strict):
-    """``reasoning`` of the Responses API."""
+    """``reasoning`` of the Responses API. A ``summary`` is the winning line itself, whatever was asked for."""
 
     effort: Effort | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    generate_summary: Literal["auto", "concise", "detailed"] | None = None
 
 
-class ResponsesRequest(Strict):
+class TextFormat(NamedSchema):
+    """``text.format`` of the Responses API: a `ResponseFormat` whose schema stands beside its type."""
+
+    type: Literal["text", "json_object", "json_schema"]
+
+    @model_validator(mode="after")
+    def _whole(self) -> TextFormat:
+        if (self.schema_ is not None) != (self.type == "json_schema"):
+            raise PydanticCustomError("contradiction", "{why}", {"why": "type json_schema and schema go together"})
+        return self
+
+
+class TextOptions(Strict):
+    """``text`` of the Responses API."""
+
+    format: TextFormat | None = None
+    verbosity: Literal["medium"] | None = None
+
+
+class InputMessage(Message):
+    """A message of the Responses API: what was said before comes back as it was answered."""
+
+    type: Literal["message"] = "message"
+    id: Name | None = None
+    status: Literal["completed", "incomplete", "in_progress"] | None = None
+    phase: Name | None = None
+
+
+class ResponsesRequest(RefusedInResponses, Strict):
     """``POST /v1/responses``, without tools and stored conversations."""
 
     model: Name | None = None
-    input: Text | Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    input: Text | Annotated[list[InputMessage], Field(min_length=1, max_length=4096)]
     instructions: Text | None = None
     max_output_tokens: Annotated[int, Field(ge=1, le=MAX_LENGTH)] | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
@@ -169,7 +244,11 @@ class ResponsesRequest(Strict):
     thinking: Thinking | None = None
     stream: bool = False
     store: bool | None = None
+    text: TextOptions | None = None
+    seed: Seed | None = None
+    metadata: Annotated[dict[Name, str], Field(max_length=16)] | None = None
     user: Annotated[str, StringConstraints(max_length=512)] | None = None
+    safety_identifier: Annotated[str, StringConstraints(max_length=512)] | None = None
 
 
 class EmbeddingRequest(Strict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -72,10 +72,16 @@ def plan_of(
 
 
 async def deliberate(
-    service: Service, tenant: str, prompt: str | list[dict[str, str]], plan: Plan, sampling: Sampling
-) -> AsyncIterator[LocalLM | Posterior]:
+    service: Service,
+    tenant: str,
+    prompt: str | list[dict[str, str]],
+    plan: Plan,
+    sampling: Sampling,
+    parse: Callable[[str], str | None] | None = None,
+) -> AsyncGenerator[LocalLM | Posterior, None]:
     """Think. Yields the `LM`, whose tree and ledger show how far it is, a few times a second; at last the posterior.
 
+    ``parse`` reads the answer out of a line, where it is not written as answers usually are.
     Leaving early cancels the work and frees its pages.
     """
     limit = service.config.max_tokens
@@ -87,7 +93,7 @@ async def deliberate(
         plan = replace(plan, budget=Budget(tokens=limit, seconds=plan.budget.seconds, flops=plan.budget.flops))
     lm = service.lm(tenant, plan.budget, sampling)
     began = time.monotonic()
-    question = await asyncio.to_thread(_question, prompt)
+    question = await asyncio.to_thread(_question, prompt) if parse is None else Question(prompt, parse)
     work = asyncio.create_task(think(question, lm, plan.strategy, plan.verifier, **plan.options))
     try:
         while not work.done():
