@@ -3,6 +3,7 @@
 import gc
 import socket
 import threading
+import time
 from collections import Counter
 
 import pytest
@@ -262,17 +263,26 @@ def test_requests_that_are_damaged_anywhere(open_server, data):
 
 def test_what_is_sent_leaves_nothing_behind(open_server, model):
     """The whole corpus once more costs no object, thread or task that was not there before."""
+    corpus = [*REQUESTS.values(), *map(post, BODIES.values())]
 
     def flood():
-        for request in [*REQUESTS.values(), *map(post, BODIES.values())]:
+        for request in corpus:
             exchange(open_server.port, request)
+
+    def left():
         gc.collect()
         kinds = Counter(type(each).__name__ for each in gc.get_objects())
-        return threading.active_count(), kinds["Task"], kinds["Connection"], kinds.total()
+        threads = [t for t in threading.enumerate() if not t.name.startswith(("tokenizing", "asyncio_", "AnyIO"))]
+        return kinds["Task"], kinds["Connection"], kinds["_Limited"], len(threads), kinds.total()
 
-    before, after = flood(), flood()
-    assert after[0] <= before[0] + 1 and after[1] <= before[1] + 1 and after[2] <= before[2] + 1
-    assert after[3] < 1.02 * before[3]
+    flood()
+    before = left()
+    flood()
+    end = time.monotonic() + SOON
+    # What each request left would be there once for each: less than a tenth of them is what others do meanwhile.
+    while any(now > then + len(corpus) // 10 for now, then in zip((after := left())[:4], before[:4], strict=True)):
+        assert time.monotonic() < end, (before, after)
+    assert after[4] < before[4] + 20 * len(corpus)  # a request makes hundreds
     assert model.thread.call(model.engine.scheduler.leases) == []
 
 

@@ -81,6 +81,7 @@ def make_app(model: Model, config: ServeConfig, tracing: Tracing | None = None) 
                 log.warning("stopping with %d requests in flight", gate.num_running)
             stored.close()
             store.close()
+            service.tokenizing.shutdown(wait=False, cancel_futures=True)
             tracing.close()
 
     app.state.service, app.state.jobs, app.state.batches = service, jobs, batches

@@ -59,6 +59,11 @@ class ServeConfig:
             raise UserError(f"port={self.port!r} is no port: it must be 0 (any that is free) to 65535.")
 
     @property
+    def max_held(self) -> int:
+        """The most bytes that the bodies of all requests in flight may have together."""
+        return self.max_running * self.max_body + 2 * self.max_file
+
+    @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the server."""
         if self.host == "localhost":

@@ -39,6 +39,7 @@ class Guard:
     watch: Watch
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     files: frozenset[bytes] = frozenset()
+    held: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -63,8 +64,11 @@ class Guard:
             try:
                 state["tenant"] = self.admit(scope, headers)
                 keep = seen.keep if self.watch.log_prompts else None
-                body = _Limited(receive, self._limit(scope), time.monotonic() + self.config.deadline, keep)
-                await self.app(scope, body, respond)
+                body = _Limited(receive, self, self._limit(scope), time.monotonic() + self.config.deadline, keep)
+                try:
+                    await self.app(scope, body, respond)
+                finally:
+                    self.held -= body.seen
             except ApiError as error:
                 await error.response()(scope, receive, respond)
 
@@ -119,9 +123,12 @@ class Guard:
 
 @dataclass
 class _Limited:
-    """``receive`` that refuses to hand on more than ``limit`` bytes, or a body later than ``until`` (monotonic)."""
+    """``receive`` that refuses to hand on more than ``limit`` bytes, or a body later than ``until`` (monotonic); or any
+    body where those of all requests together are more than `ServeConfig.max_held` bytes.
+    """
 
     receive: Receive
+    guard: Guard
     limit: int
     until: float
     keep: Callable[[bytes], None] | None = None
@@ -138,9 +145,18 @@ class _Limited:
             raise ApiError(408, "The body took too long to arrive.", code="deadline") from error
         self.whole = not message.get("more_body", False)
         if message["type"] == "http.request":
-            self.seen += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            self.seen += size
+            self.guard.held += size
             if self.seen > self.limit:
                 raise ApiError(413, f"The body must be at most {self.limit:,} bytes.", code="too_large")
+            if self.guard.held > self.guard.config.max_held:
+                raise ApiError(
+                    503,
+                    "Too much is being sent at once; try again later.",
+                    "server_error",
+                    headers={"Retry-After": "1"},
+                )
             if self.keep is not None:
                 self.keep(message.get("body", b""))
         return message

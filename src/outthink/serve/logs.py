@@ -24,8 +24,15 @@ def set_up_logging(form: str = "text", log_prompts: bool = False, stream: TextIO
     handler.setFormatter(JsonLines(log_prompts) if form == "json" else TextLines(log_prompts))
     root = logging.getLogger()
     root.handlers, root.level = [handler], logging.INFO
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for quiet in ("httpx", "uvicorn"):
+        logging.getLogger(quiet).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     return handler
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn's is not about a failure that we have told of ourselves, with the request's id."""
+    return not record.getMessage().startswith("Exception in ASGI application")
 
 
 class _Lines(logging.Formatter):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,10 +24,14 @@ from outthink.serve.formats import Formats
 from outthink.serve.gate import Gate
 from outthink.serve.metrics import Metrics
 from outthink.serve.schema import Generating
+from outthink.serve.terms import OnTerms, Terms
 from outthink.serve.timing import Timing
 from outthink.serve.tracing import Tracing
 
 ENCODE_SECONDS = 10.0
+ENCODE_THREADS = 4
+MAX_CHARS_PER_TOKEN = 16  # several times what tokenizers come to on any text that is written
+GRACE = 10.0  # seconds after its deadline in which what was cut must be told
 
 
 @dataclass
@@ -38,6 +44,7 @@ class Service:
     metrics: Metrics
     tracing: Tracing = field(default_factory=Tracing)
     created: int = field(default_factory=lambda: int(time.time()))
+    tokenizing: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(ENCODE_THREADS, "tokenizing"))
 
     @property
     def name(self) -> str:
@@ -68,25 +75,34 @@ class Service:
             )
         return base, suffix or None
 
+    def accept(self, asked: OnTerms) -> None:
+        """Work on a request, in this context, on the terms that it asks for. Raises ApiError 400 where it may not."""
+        Terms.agree(asked, self.config.api_keys)
+
     def lm(self, tenant: str, budget: Budget, sampling: Sampling | None = None) -> LocalLM:
-        """The model bound to a new ledger; what it caches is seen by ``tenant`` alone."""
-        model = self.model
-        return LocalLM(model.thread, model.loaded.tokenizer, Ledger(budget), sampling, name=self.name, namespace=tenant)
+        """The model bound to a new ledger; what it caches is seen by ``tenant`` alone.
+
+        The ledger ends with the deadline of this server or of the request: what there is then is the answer.
+        """
+        model, terms = self.model, Terms.here().within(self.config.deadline)
+        ledger = Ledger(terms.limit(budget), priority=terms.priority)
+        return LocalLM(model.thread, model.loaded.tokenizer, ledger, sampling, name=self.name, namespace=tenant)
 
     @asynccontextmanager
     async def admitted(self, tenant: str) -> AsyncIterator[None]:
-        """A place among those that are worked on, for as long as the deadline allows."""
-        timing = Timing.of_waiting()
-        async with asyncio.timeout(self.config.deadline):
-            async with self.gate.admitted(tenant):
+        """A place among those that are worked on. Raises TimeoutError where it is not had before the deadline."""
+        timing, terms = Timing.of_waiting(), Terms.here()
+        async with asyncio.timeout(self.config.deadline + GRACE), _before(terms.until) as waiting:
+            async with self.gate.admitted(tenant, terms.priority):
+                waiting.reschedule(None)
                 timing.enter(self.metrics, self.tracing)
                 yield
             timing.finish(self.metrics)
 
     async def encode(self, text: str, special: bool = True) -> list[int]:
-        """Token ids of ``text``, made off the event loop."""
-        async with asyncio.timeout(ENCODE_SECONDS):
-            return await asyncio.to_thread(self.model.loaded.tokenizer.encode, text, special)
+        """Token ids of ``text``, made off the event loop. Raises ApiError 400 for more text than could ever fit."""
+        self._check_chars(text)
+        return await self._apart(lambda: self.model.loaded.tokenizer.encode(text, special))
 
     async def encode_chat(
         self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True, continued: str = ""
@@ -95,10 +111,25 @@ class Service:
         tokenizer = self.model.loaded.tokenizer
 
         def render() -> list[int]:
-            return tokenizer.encode(tokenizer.render_chat(messages, add_generation_prompt) + continued)
+            text = tokenizer.render_chat(messages, add_generation_prompt) + continued
+            self._check_chars(text)
+            return tokenizer.encode(text)
 
+        return await self._apart(render)
+
+    async def _apart(self, work: Callable[[], list[int]]) -> list[int]:
+        """What ``work`` returns, on threads that do nothing else: what is late keeps no other kind of work waiting."""
         async with asyncio.timeout(ENCODE_SECONDS):
-            return await asyncio.to_thread(render)
+            return await asyncio.get_running_loop().run_in_executor(self.tokenizing, work)
+
+    def _check_chars(self, text: str) -> None:
+        if len(text) > (most := self.context * MAX_CHARS_PER_TOKEN):
+            raise ApiError(
+                400,
+                f"A text of {len(text):,} characters: at most {most:,} are read, {MAX_CHARS_PER_TOKEN} for each position "
+                "of the context.",
+                code="context_length_exceeded",
+            )
 
     def check_size(self, prompts: Sequence[Sequence[int]], n: int, max_tokens: int | None) -> int:
         """The positions that a request may come to. Raises ApiError 400 where that is too much, or cannot fit."""
@@ -128,6 +159,11 @@ class Service:
                 param="max_tokens",
             )
         return total
+
+
+def _before(until: float) -> asyncio.Timeout:
+    """A timeout that ends at ``until``, in monotonic seconds."""
+    return asyncio.timeout(None if until == math.inf else until - time.monotonic())
 
 
 def sampling_of(request: Generating, top_logprobs: int = 0) -> Sampling:
