@@ -105,6 +105,16 @@ def test_bodies_are_checked_before_anything_is_computed(client, model):
     assert refused.number == 0 and refused.failed and model.engine.stats.positions == before
 
 
+def test_every_row_is_measured_by_itself(model):
+    with served(model) as client:
+        api = api_of(client)
+        finished(api, begin(api, [line(f"row {i}", {**CHAT, "seed": i, "logit_bias": {"1": -100}}) for i in range(9)]))
+        metrics = client.get("/metrics").body.decode().splitlines()
+    for name in ("time_to_first_token_seconds", "e2e_request_latency_seconds", "request_queue_time_seconds"):
+        [count] = [text.split()[-1] for text in metrics if text.startswith(f"vllm:{name}_count")]
+        assert float(count) == 9
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -122,6 +132,8 @@ def test_bodies_are_checked_before_anything_is_computed(client, model):
         as_lines([line("", CHAT)]),
         as_lines([line("a" * 513, CHAT)]),
         as_lines([line("a", [])]),
+        b'{"custom_id": "a", "custom_id": "b", "url": "/v1/chat/completions", "body": {}}',
+        b'{"custom_id": "a\\ud800", "url": "/v1/chat/completions", "body": {}}',
         b"\n\n",
     ],
 )

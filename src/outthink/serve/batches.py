@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -131,7 +132,8 @@ class Batches:
 
     def _launch(self, batch: Batch) -> None:
         work = self.working[batch.id] = Work(batch, dict(batch.details), cancelled=batch.status == "cancelling")
-        work.task = asyncio.create_task(self._run(work))
+        # In a context of its own: the moments and spans of the request that began it end with that request.
+        work.task = asyncio.create_task(self._run(work), context=Context())
         work.task.add_done_callback(lambda task: self._over(batch.id, task))
 
     def _over(self, batch_id: str, task: asyncio.Task[None]) -> None:

@@ -15,7 +15,8 @@ from pydantic import Field, StringConstraints, ValidationError
 from starlette.types import Message, Scope
 
 from outthink.core.errors import OutthinkError
-from outthink.serve.failures import ApiError, as_api_error
+from outthink.serve.body import parse
+from outthink.serve.failures import ApiError, as_api_error, invalid
 from outthink.serve.jobs import check_solve, plan_of_solve, solved
 from outthink.serve.schema import ChatRequest, CompletionRequest, EmbeddingRequest, SolveRequest, Strict
 from outthink.serve.service import Service
@@ -94,13 +95,13 @@ def read_rows(content: bytes, endpoint: str | None = None) -> tuple[list[Row], l
         try:
             row = _row(line, len(rows))
             if endpoint is not None and row.url != endpoint:
-                raise ValueError(f"url is {row.url}, and the batch is for {endpoint}.", "url")
+                raise ApiError(400, f"url is {row.url}, and the batch is for {endpoint}.", param="url")
             if row.custom_id in seen:
-                raise ValueError(f"custom_id {row.custom_id!r} stands on an earlier line too.", "custom_id")
+                raise ApiError(400, f"custom_id {row.custom_id!r} stands on an earlier line.", param="custom_id")
             seen.add(row.custom_id)
             rows.append(row)
-        except ValueError as error:
-            faults.append(Fault(number, str(error.args[0])[:500], error.args[1] if len(error.args) > 1 else None))
+        except ApiError as error:
+            faults.append(Fault(number, error.message.replace("The body", "The line"), error.param))
             if len(faults) == TOLD_FAULTS:
                 break
     if not rows and not faults:
@@ -147,31 +148,26 @@ def undone(row: Row, code: str, message: str) -> Result:
 
 
 def _row(line: bytes, number: int) -> Row:
-    """The row of a line. Raises ValueError(message, param)."""
+    """The row of a line. Raises ApiError."""
+    value = parse(line)
     try:
-        found = RowLine.model_validate(json.loads(line, parse_constant=_no_constant))
+        found = RowLine.model_validate(value)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))[:100]
-        raise ValueError(f"{where or 'the row'}: {first['msg']}", where or None) from error
-    except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8
-        raise ValueError("This line is no JSON object.") from error
+        raise _invalid(error) from error
     said = json.dumps([found.custom_id, found.url, found.body], sort_keys=True, separators=(",", ":"))
     digest = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
     return Row(number, found.custom_id, found.url, found.body, f"batch_req_{digest}")
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON.")
+def _invalid(error: ValidationError) -> ApiError:
+    return invalid([{**found, "loc": ("body", *found["loc"])} for found in error.errors(include_url=False)])
 
 
 def _check(service: Service, row: Row) -> None:
     try:
         request = BODIES[row.url].model_validate(row.body)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))[:200]
-        raise ApiError(400, f"{where or 'body'}: {first['msg']}"[:500], param=where or None) from error
+        raise _invalid(error) from error
     _, suffix = service.base_name(request.model)
     if getattr(request, "stream", False):
         raise ApiError(400, "A row is answered whole: leave stream out.", param="stream")
@@ -245,7 +241,7 @@ async def _post(app: FastAPI, path: str, body: bytes, tenant: str, request_id: s
         "server": None,
         "state": {"tenant": tenant, "request_id": request_id},
     }
-    call = asyncio.ensure_future(app(scope, receive, send))
+    call = asyncio.create_task(app(scope, receive, send))
     try:
         await asyncio.wait((call,))  # an error that the routes did not expect is logged, answered, and raised again
     finally:
