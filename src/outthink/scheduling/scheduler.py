@@ -124,6 +124,11 @@ class Scheduler(Generic[S]):
             self.cache.commit(lease, piece.sequence.tokens, piece.count)
 
     @property
+    def num_gangs(self) -> int:
+        """How many gangs want something."""
+        return len({s.gang for s in (*self.running, *self.waiting)})
+
+    @property
     def longest_wait(self) -> int:
         """Steps since the gang that waits longest was last given anything; 0 where nobody wants anything."""
         return max((self.num_steps - s.gang.served for s in (*self.running, *self.waiting)), default=0)

@@ -16,7 +16,7 @@ from outthink.core.sampling import Sampling
 from outthink.lm.local import LocalLM
 from outthink.serve.failures import ApiError, as_api_error
 from outthink.serve.schema import SolveRequest
-from outthink.serve.service import Service
+from outthink.serve.service import GRACE, Service
 from outthink.serve.store import Job, Store
 from outthink.serve.stored import Stored
 from outthink.serve.thinking import Plan, deliberate, plan_of, progress
@@ -161,7 +161,8 @@ async def solved(
         request = SolveRequest.model_validate(asked)
         sampling = Sampling(temperature=request.temperature, seed=request.seed or 0)
         prompt = _prompt(service, request.problem)
-        async with asyncio.timeout(service.config.deadline):
+        service.accept(request)
+        async with asyncio.timeout(service.config.deadline + GRACE):
             async for found in deliberate(service, tenant, prompt, plan_of_solve(request), sampling):
                 if isinstance(found, Posterior):
                     return "done", record_of(found)
@@ -176,6 +177,7 @@ async def check_solve(service: Service, request: SolveRequest) -> None:
     plan_of_solve(request)
     prompt = _prompt(service, request.problem)
     tokens = await (service.encode(prompt) if isinstance(prompt, str) else service.encode_chat(prompt))
+    service.accept(request)
     service.check_size([tokens], 1, 0)
 
 

@@ -17,7 +17,10 @@ from outthink.serve.gate import Gate
 PREFIX, OWN = "vllm:", "outthink:"
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000)
-_OWN_NAMES = frozenset(["num_sequences_running", "num_sequences_waiting", "decoded_tokens", "recomputed_tokens"])
+_OWN_NAMES = frozenset(
+    ["num_sequences_running", "num_sequences_waiting", "num_gangs", "longest_wait_steps", "decoded_tokens",
+     "recomputed_tokens", "gangs_preempted", "requests_refused"]
+)  # fmt: skip
 
 
 class Metrics:
@@ -126,6 +129,7 @@ class EngineCollector(Collector):
             "num_requests_running": ("Requests that are worked on.", self._gate.num_running),
             "num_requests_waiting": ("Requests that wait for admission.", self._gate.num_waiting),
         }
+        counters["requests_refused"] = ("Requests answered 429: too many waited.", self._gate.num_refused)
         steps, positions = counters.pop("iterations"), counters.pop("iteration_tokens")
         for family, found in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
             for name, (text, value) in found.items():
@@ -158,6 +162,8 @@ def read_engine(thread: EngineThread) -> tuple[Readings, Readings]:
         gauges: Readings = {
             "num_sequences_running": ("Branches in the batch.", len(scheduler.running)),
             "num_sequences_waiting": ("Branches that wait for pages.", len(scheduler.waiting)),
+            "num_gangs": ("Pieces of work that want something of the next step.", scheduler.num_gangs),
+            "longest_wait_steps": ("Steps since the gang that waits longest was served.", scheduler.longest_wait),
             "kv_cache_usage_perc": ("Part of the pages that branches hold, 0 to 1.", used / cache.num_pages),
         }
         counters: Readings = {
@@ -168,6 +174,7 @@ def read_engine(thread: EngineThread) -> tuple[Readings, Readings]:
             "prefix_cache_queries": ("Prompt positions asked for.", stats.prefilled + stats.cached),
             "prefix_cache_hits": ("Prompt positions found in the cache.", stats.cached),
             "num_preemptions": ("Branches sent back for want of pages.", scheduler.num_preemptions),
+            "gangs_preempted": ("Gangs sent back as a whole for want of pages.", scheduler.num_suspensions),
         }
         return gauges, counters
 

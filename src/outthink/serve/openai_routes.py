@@ -45,6 +45,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     """Continue one or several prompts."""
     service = service_of(request)
     _, suffix = service.base_name(body.model)
+    service.accept(body)
     if suffix is not None:
         raise ApiError(400, "Thinking is for chat and solves; completions only continue a prompt.", param="model")
     order = await completion_order(service, body)
@@ -57,6 +58,7 @@ async def chat(request: Request, body: ChatRequest) -> Response:
     """Answer a chat, by one completion or, where the request asks for it, by thinking."""
     service, tenant = service_of(request), tenant_of(request)
     _, suffix = service.base_name(body.model)
+    service.accept(body)
     plan = plan_of(body.thinking, body.reasoning_effort, body.thinking_token_budget, suffix)
     if body.top_logprobs and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: true.", param="top_logprobs")

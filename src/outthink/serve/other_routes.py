@@ -20,6 +20,7 @@ from outthink.serve.jobs import NEWS_SECONDS, Jobs
 from outthink.serve.openai_routes import service_of, tenant_of
 from outthink.serve.orders import prompts_of
 from outthink.serve.schema import DetokenizeRequest, EmbeddingRequest, SolveRequest, TokenizeRequest
+from outthink.serve.terms import OnTerms
 
 router = APIRouter(route_class=JsonRoute)
 MAX_EMBEDDED = 8192  # tokens of one text, which is computed at one go and outside the engine's pages
@@ -63,6 +64,7 @@ async def embeddings(request: Request, body: EmbeddingRequest) -> JSONResponse:
     """The mean of the last hidden states over each text, of Euclidean length 1."""
     service = service_of(request)
     service.base_name(body.model)
+    service.accept(OnTerms())  # a row of a batch comes in the context of the row before it
     prompts = await prompts_of(service, body.input)
     service.check_size(prompts, 1, 0)
     if (longest := max(map(len, prompts))) > MAX_EMBEDDED:

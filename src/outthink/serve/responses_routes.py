@@ -35,6 +35,7 @@ async def responses(request: Request, body: ResponsesRequest) -> Response:
     if body.store:
         raise ApiError(400, "Responses are not stored here: leave store out, or set it to false.", param="store")
     _, suffix = service.base_name(body.model)
+    service.accept(body)
     effort = body.reasoning.effort if body.reasoning is not None else None
     plan = plan_of(body.thinking, effort, None, suffix)
     chat, head = _as_chat(body), _head(service, body)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from pydantic_core import PydanticCustomError
 
 from outthink.serve.refused import RefusedInChat, RefusedInGenerating, RefusedInMessage, RefusedInResponses
+from outthink.serve.terms import OnTerms
 
 MAX_TOKEN_ID = 1 << 24
 MAX_LENGTH = 1 << 20
@@ -93,7 +94,7 @@ class StructuredOutputs(Strict):
     choice: Choices | None = None
 
 
-class Generating(RefusedInGenerating, Strict):
+class Generating(RefusedInGenerating, OnTerms, Strict):
     """What completion and chat requests have in common."""
 
     model: Name | None = None
@@ -231,7 +232,7 @@ class InputMessage(Message):
     phase: Name | None = None
 
 
-class ResponsesRequest(RefusedInResponses, Strict):
+class ResponsesRequest(RefusedInResponses, OnTerms, Strict):
     """``POST /v1/responses``, without tools and stored conversations."""
 
     model: Name | None = None
@@ -281,7 +282,7 @@ class DetokenizeRequest(Strict):
     tokens: TokenIds
 
 
-class SolveRequest(Strict):
+class SolveRequest(OnTerms, Strict):
     """``POST /v1/solves``: a problem to think about, whether or not the client stays."""
 
     model: Name | None = None
