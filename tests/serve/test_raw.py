@@ -280,8 +280,10 @@ def test_what_is_sent_leaves_nothing_behind(open_server, model):
     flood()
     end = time.monotonic() + SOON
     # What each request left would be there once for each: less than a tenth of them is what others do meanwhile.
-    while any(now > then + len(corpus) // 10 for now, then in zip((after := left())[:4], before[:4], strict=True)):
+    after = left()
+    while any(now > then + len(corpus) // 10 for now, then in zip(after[:4], before[:4], strict=True)):
         assert time.monotonic() < end, (before, after)
+        after = left()
     assert after[4] < before[4] + 20 * len(corpus)  # a request makes hundreds
     assert model.thread.call(model.engine.scheduler.leases) == []
 

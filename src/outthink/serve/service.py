@@ -124,10 +124,10 @@ class Service:
 
     def _check_chars(self, text: str) -> None:
         if len(text) > (most := self.context * MAX_CHARS_PER_TOKEN):
+            share = f"{MAX_CHARS_PER_TOKEN} for each position of the context"
             raise ApiError(
                 400,
-                f"A text of {len(text):,} characters: at most {most:,} are read, {MAX_CHARS_PER_TOKEN} for each position "
-                "of the context.",
+                f"A text of {len(text):,} characters: at most {most:,} are read, {share}.",
                 code="context_length_exceeded",
             )
 
