@@ -187,7 +187,7 @@ async def _law(asked):
 
 
 async def test_where_every_line_is_ruled_out_the_lines_vote():
-    found = await think(question(right="never"), model(), particle_filter, "exact", n=32)
+    found = await think(question(right="never"), model(seed=4), particle_filter, "exact", n=32)
     assert found.stopped == "no line passed the verifier"
     assert found.log_evidence == -math.inf
     assert found.log_evidence_se is None

@@ -17,25 +17,31 @@ from outthink.cli.console import err, out, print_json, printable, read_text, tab
 from outthink.cli.interrupt import first_interrupt
 from outthink.cli.options import (
     BackendOption,
+    BaseUrlOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
+    KeyOption,
     ModelOption,
     SeedOption,
     VerifierOption,
-    open_model,
+    open_anywhere,
 )
 from outthink.core.budget import Budget
 from outthink.core.errors import OutthinkError, UserError
 from outthink.core.sampling import Sampling
 
 if TYPE_CHECKING:
+    from outthink.bench.reason.scale import Room
+    from outthink.core.budget import Ledger
     from outthink.core.posterior import Posterior
     from outthink.core.question import Question
-    from outthink.lm.model import Model
+    from outthink.lm.protocol import LM
+    from outthink.lm.source import LanguageModel
 
 FAILURE, INTERRUPTED = 1, 130
 REPLY = 64  # tokens that a reply is taken to have, before any was seen
+LETTERS = 4  # of a token, where the tokenizer is not at hand
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ def compare(
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "auto",
     backend: BackendOption = "auto",
+    base_url: BaseUrlOption = None,
+    api_key_env: KeyOption = None,
     tree: Annotated[
         Path | None, typer.Option(help="A directory to write each strategy's tree of reasoning into, as a page.")
     ] = None,
@@ -80,9 +88,9 @@ def compare(
 ) -> None:
     """Think about PROBLEM in several ways, each on the same budget and random numbers, and show them side by side.
 
-    They run one after another, so that the seconds are their own; none finds what another left in the cache. A strategy
-    that fails says so in its row, and the exit code is 1. Ctrl-C ends the one at work with its best so far, and skips
-    the rest.
+    They run one after another, so that the seconds are their own; none finds what another left in the cache, but for
+    that of a server. A strategy that fails says so in its row, and the exit code is 1. Ctrl-C ends the one at work with
+    its best so far, and skips the rest.
     """
     from outthink.bench.reason.scale import strategies_named
     from outthink.verify import check_spec
@@ -93,7 +101,7 @@ def compare(
         check_spec(verifier)
     if tree is not None and tree.exists() and not tree.is_dir():
         raise UserError(f"--tree {tree} is a file; name a directory.")
-    with open_model(model, device, dtype, backend) as loaded:
+    with open_anywhere(model, device, dtype, backend, base_url, api_key_env) as loaded:
         from outthink.reason.solve import ask
 
         question = ask(text, chat=loaded.chat)
@@ -111,7 +119,7 @@ def compare(
 
 
 def _run_all(
-    model: Model,
+    model: LanguageModel,
     question: Question,
     names: list[str],
     budget: Budget,
@@ -121,7 +129,6 @@ def _run_all(
     facts: dict[str, Any],
 ) -> tuple[list[Outcome], bool]:
     """What every strategy came to, in their order, and whether ctrl-C cut that short."""
-    from outthink.bench.reason.run import room_for
     from outthink.bench.reason.scale import scale_of
     from outthink.cli.progress import watched
 
@@ -130,8 +137,7 @@ def _run_all(
     for number, name in enumerate(names):
         scale = scale_of(name)
         judge = verifier if scale.verifier else None
-        room = room_for(model, budget, len(model.session().encode(question.prompt)) + REPLY)
-        options = {} if budget == Budget() else scale.options(room)
+        options = {} if budget == Budget() else scale.options(_room(model, question, budget))
         if stopped:
             outcomes.append(Outcome(name, judge, options))
             continue
@@ -143,8 +149,27 @@ def _run_all(
     return outcomes, stopped
 
 
+def _room(model: LanguageModel, question: Question, budget: Budget) -> Room:
+    """What ``budget`` pays for; at a server, whose tokens and FLOPs are not known before, roughly."""
+    from outthink.bench.reason.run import room_for
+    from outthink.bench.reason.scale import UNKNOWN_TOKENS, Room
+    from outthink.lm.model import Model
+
+    if isinstance(model, Model):
+        return room_for(model, budget, len(model.session().encode(question.prompt)) + REPLY)
+    text = question.prompt if isinstance(question.prompt, str) else str(question.prompt)
+    return Room(budget.tokens or UNKNOWN_TOKENS, len(text) / LETTERS + REPLY)
+
+
+def _session(model: LanguageModel, ledger: Ledger, sampling: Sampling, namespace: str) -> LM:
+    from outthink.bench.reason.run import apart
+    from outthink.lm.model import Model
+
+    return apart(model, ledger, sampling, namespace) if isinstance(model, Model) else model.session(ledger, sampling)
+
+
 def _run_one(
-    model: Model,
+    model: LanguageModel,
     question: Question,
     strategy: str,
     budget: Budget,
@@ -153,11 +178,10 @@ def _run_one(
     options: dict[str, Any],
     on_start: Any,
 ) -> Outcome:
-    from outthink.bench.reason.run import apart
     from outthink.core.budget import Ledger
     from outthink.reason.solve import think
 
-    lm = apart(model, Ledger(budget), sampling, f"compare/{strategy}")
+    lm = _session(model, Ledger(budget), sampling, f"compare/{strategy}")
     on_start(lm)
     try:
         posterior = asyncio.run(think(question, lm, strategy, verifier, **options))

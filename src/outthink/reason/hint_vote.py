@@ -59,7 +59,8 @@ async def hint_marginalization(
 ) -> Posterior:
     """``n`` lines in all: half without a hint, the rest shared out over ``rounds`` of hinted ones.
 
-    A round that the budget cuts short is left out, and so is one whose hint the model cannot read or has no room for.
+    A round that the budget cuts short is left out, and so is one whose hint the model has no room for or, as it brings
+    no answer at all, cannot read.
     """
     if rounds < 0 or "{answer}" not in hint:
         raise UserError(
@@ -89,7 +90,7 @@ async def _hinted(
     shares: Mapping[str, float],
     until: Until,
 ) -> _Law | None:
-    """The law after one round of hints; None where not every hint got the lines that it was to get."""
+    """The law after one round of hints; None where not every hint got the lines that it was to get, or none answers."""
     lines, weights, total = list[Branch](), list[float](), math.fsum(shares[answer] for answer in counts)
     for answer, count in counts.items():
         try:
@@ -101,7 +102,8 @@ async def _hinted(
             return None
         lines += whole
         weights += [shares[answer] / total / count] * count
-    return _Law(lines, weights) if lines else None
+    law = _Law(lines, weights)
+    return law if law.shares(question) else None
 
 
 async def _sample(prompt: Prompt, lm: LM, ledger: Ledger, n: int, until: Until) -> list[Branch]:

@@ -9,7 +9,7 @@ from typing import Any
 from outthink.bench.reason.run import apart
 from outthink.bench.search.judge import TextScore
 from outthink.bench.search.plan import OURS, Ground, Json, Part, Way
-from outthink.bench.search.trees import LONGEST_LINE, _problems, options
+from outthink.bench.search.trees import LONGEST_LINE, draw_problems, options
 from outthink.core.budget import Ledger
 from outthink.core.sampling import Sampling
 from outthink.kernels.step import Backend, StepBatch
@@ -59,7 +59,7 @@ def open_ways(ground: Ground) -> list[Way]:
     works = {f"{name} {branches}": name for name in STRATEGIES}
     ground.say("loading the model")
     model = ground.stack.enter_context(load(resolve(ground.config.model)))
-    problems = _problems(ground.config.difficulty, ground.config.rounds + 1)
+    problems = draw_problems(ground.config.difficulty, ground.config.rounds + 1)
     return [
         Way(OURS, tuple(works), lambda work, seed: under_the_clock(model, problems[seed], works[work], branches, seed))
     ]

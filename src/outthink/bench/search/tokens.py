@@ -14,7 +14,7 @@ from outthink.bench.reason.run import apart
 from outthink.bench.search.plan import OURS, Ground, Json, Part, Way
 from outthink.bench.search.positions import Work, check_each_once, stats_of
 from outthink.bench.search.scorer import cell_of, log_potential
-from outthink.bench.search.trees import _problems
+from outthink.bench.search.trees import draw_problems
 from outthink.core.budget import Ledger
 from outthink.core.errors import UserError
 from outthink.core.question import Question
@@ -136,7 +136,7 @@ def endless(source: Path, directory: Path) -> tuple[Path, str]:
 
 def _texts(model: Model, count: int, alphabet: int) -> tuple[list[list[int]], list[int]]:
     """Prompts of `PROMPT` tokens, problems with their solutions one after the other; and the commonest tokens."""
-    documents = [_document(model, problem) for problem in _problems(0.5, DOCUMENTS)]
+    documents = [_document(model, problem) for problem in draw_problems(0.5, DOCUMENTS)]
     prompts = []
     for at in range(count):
         flow = [token for turn in range(DOCUMENTS) for token in documents[(at + turn) % DOCUMENTS]]

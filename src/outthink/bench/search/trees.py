@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -49,7 +50,7 @@ def open_ways(ground: Ground) -> list[Way]:
     """Ours, and the others as far as they can be had."""
     config, source = ground.config, resolve(ground.config.model)
     works = {f"{name} {branches}": (name, branches) for name in STRATEGIES for branches in config.branches}
-    problems = _problems(config.difficulty, config.rounds + 1)
+    problems = draw_problems(config.difficulty, config.rounds + 1)
     ground.say("loading the model")
     model = ground.stack.enter_context(load(source))
     ways = [Way(OURS, tuple(works), lambda work, seed: in_engine(model, problems[seed], *works[work], seed))]
@@ -128,10 +129,8 @@ def _since(server: Driver, before: Json) -> Json:
     return {name: after[name] - before[name] for name in before}
 
 
-def _problems(difficulty: float, count: int) -> list[Problem]:
+def draw_problems(difficulty: float, count: int) -> list[Problem]:
     """One problem for each round."""
-    from dataclasses import replace
-
     suite = replace(get_suite("outthink-core"), easiest=difficulty, hardest=difficulty)
     return list(suite.sample("test", count, 0, lambda _: None))
 

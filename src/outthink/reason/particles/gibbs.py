@@ -169,6 +169,7 @@ class _Ladder:
         """One sweep around ``retained``, and the line drawn from it, whose branches ``held`` then holds."""
         key, num = key_of(self.key, replica, number), len(first) + bool(retained)
         options: dict[str, Any] = {"purse": purse, "retained": retained, "first": first, "keep_lines": True}
+        options["to_the_end"] = num == 1 and not retained
         async with Holding() as own:
             one = await sweep(self.question, self.root, self.target, plan, num, own, key, **options)
             chosen = one.draw(_uniform(key_of(key, 1)))

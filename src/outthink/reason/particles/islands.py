@@ -43,24 +43,25 @@ Island = Callable[[int, int, float], Coroutine[Any, Any, R]]
 async def run_islands(num: int, islands: int, ledger: Ledger, island: Island[R]) -> list[R]:
     """Runs with ``num`` particles in all, ``islands`` at a time; fewer particles once the ledger is exhausted.
 
-    Where something is limited the first island is a single line; what that costs, verifier included, says how many
-    more the rest of the budget can finish. Each particle may take an equal share of it, so that what it gets does not
-    depend on how the engine interleaves it with other work.
+    Where something is limited the first island is a single line, which should be written to its end even where it is
+    ruled out; what that costs, verifier included, says how many more the rest can finish. Each particle may take an
+    equal share of it, so that what it gets does not depend on how the engine interleaves it with other work.
     """
-    runs, launched, before = list[R](), 0, ledger.bill.tokens
+    runs, newest, launched, before = list[R](), list[R](), 0, ledger.bill.tokens
     while launched < num and not ledger.exhausted:
         width, purse = num - launched, ledger.tokens_left
         if runs and ledger.limited:
             drawn, longest = sum(s.drawn for s in runs), max(p.tokens for s in runs for p in s.particles)
-            if not longest:
-                break  # what is left does not even buy the prompt
+            if not sum(s.drawn for s in newest):
+                break  # what is left does not even buy the prompt, or a step
             purse *= min(1.0, drawn / max(1, ledger.bill.tokens - before))  # the rest goes to prompt and verifier
-            width = min(width, affordable(ledger, launched, longest, purse))
+            width = min(width, affordable(ledger, launched, longest, purse, doubt=0.0))
         elif ledger.limited:
             width = 1
         sizes = split(width, max(1, min(islands, width // SMALLEST)))
         first = len(runs)
-        runs += await together(island(first + i, size, purse * size / width) for i, size in enumerate(sizes))
+        newest = await together(island(first + i, size, purse * size / width) for i, size in enumerate(sizes))
+        runs += newest
         launched += width
     return runs
 
@@ -120,7 +121,9 @@ async def filter_islands(
 
     async def island(number: int, size: int, purse: float) -> Sweep:
         async with Holding() as held:
-            return await sweep(question, root, target, plan, size, held, key_of(seed, number), purse=purse)
+            alone = ledger.limited and number == 0
+            key = key_of(seed, number)
+            return await sweep(question, root, target, plan, size, held, key, purse=purse, to_the_end=alone)
 
     sweeps = await run_islands(num, islands, ledger, island)
     found = with_evidence(posterior(question, sweeps), sweeps)

@@ -139,13 +139,15 @@ async def sweep(
     retained: Sequence[Particle] = (),
     first: Sequence[Particle] = (),
     keep_lines: bool = False,
+    to_the_end: bool = False,
 ) -> Sweep:
     """Move ``num`` particles from ``root`` until all are whole, or ``purse`` tokens are spent.
 
     ``first``: where they are after their first move, if that was made already; see `first_moves`. ``retained`` is a
     line that particle 0 follows whatever happens (conditional SMC: the rest must be resampled multinomially, and are);
     its branches are held elsewhere. ``key`` keys the random numbers of resampling. Branches in ``held`` are closed once
-    nothing can come of them, earlier tips too unless ``keep_lines``.
+    nothing can come of them, earlier tips too unless ``keep_lines``. ``to_the_end``: a line that is ruled out is
+    written on all the same, unjudged and without weight, for what lines cost must be learned from a whole one.
     """
     particles, step, drawn = [Particle(root)] * num, 0, 0
     while any(p.live for p in particles):
@@ -162,6 +164,10 @@ async def sweep(
             particles = resample(particles, plan, draws, bool(retained))
         await held.keep(at.tip for p in particles for at in (p.line if keep_lines else [p]))
         step += 1
+    if to_the_end:
+        mover = _Mover(question, target, plan, held, purse - drawn)
+        particles = [p if p.whole else await mover.write_on(p) for p in particles]
+        drawn += mover.drawn
     return Sweep(particles, drawn, False)
 
 
@@ -173,7 +179,7 @@ async def first_moves(
     A branch's children draw their random numbers in the order in which they are asked for. Sweeps that go on side by
     side would ask at times that depend on the engine; so all first moves of all of them are asked for at once.
     """
-    mover = _Mover(question, target, plan, held, max(1.0, purse / num))
+    mover = _Mover(question, target, plan, held, max(1.0, purse / num), merging=False)  # no two sweeps share a tip
     return await mover.grow(Particle(root), 0.0, num, plan.every, max(1.0, purse / num))
 
 
@@ -197,11 +203,15 @@ def resample(particles: list[Particle], plan: Plan, draws: Any, conditional: boo
 
 
 class _Mover:
-    """One move of a population. Copies of a particle go on from the same tip; nothing in a move waits for anything."""
+    """One move of a population. Copies of a particle go on from the same tip, as do, if ``merging``, those that drew
+    the same tokens from one: what follows is computed once for them. Nothing in a move waits for anything.
+    """
 
-    def __init__(self, question: Question, target: Target, plan: Plan, held: Holding, share: float) -> None:
+    def __init__(
+        self, question: Question, target: Target, plan: Plan, held: Holding, share: float, *, merging: bool = True
+    ) -> None:
         self.question, self.target, self.plan, self.held, self.share = question, target, plan, held, share
-        self.drawn = 0
+        self.merging, self.drawn = merging, 0
 
     async def move(
         self, particles: Sequence[Particle], along: Sequence[Particle], made: Sequence[Particle]
@@ -233,13 +243,14 @@ class _Mover:
         """``count`` continuations by up to ``steps`` steps, each of up to ``share`` tokens in all."""
         plan, target = self.plan, self.target
         until = plan.segmenter.until(min(share, plan.max_tokens - particle.tokens))
-        children = self.held.add(await particle.tip.extend(count, until, target.sampling(particle.tip)))
+        drawn = self.held.add(await particle.tip.extend(count, until, target.sampling(particle.tip)))
+        self.drawn += sum(len(child.tokens) for child in drawn)
+        children = merge(drawn) if self.merging else drawn
         whole = {child: self._is_whole(particle, child, until) for child in children if child.finish != "budget"}
         values = await target.log_potentials(list(whole), list(whole.values())) if whole else []
         scores, grown = dict(zip(whole, values, strict=True)), list[Particle]()
-        for child in children:
-            self.drawn += len(child.tokens)
-            child.thought.value = value = scores.get(child, particle.log_potential)
+        for own, child in zip(drawn, children, strict=True):
+            own.thought.value = value = scores.get(child, particle.log_potential)
             ratio = log_ratio + (_log_ratio(child) if target.corrected else 0.0)
             length, cut = particle.tokens + len(child.tokens), child not in whole
             grown.append(Particle(child, 0.0, value, ratio, length, whole.get(child, False), cut))
@@ -253,9 +264,27 @@ class _Mover:
         [particle] = await self.grow(particle, particle.log_ratio, 1, steps, share)
         return particle
 
+    async def write_on(self, particle: Particle) -> Particle:
+        """A particle that was ruled out at the end of its line: without weight, and whole unless the budget cut it."""
+        most = min(self.share, self.plan.max_tokens - particle.tokens)
+        [line] = self.held.add(await particle.tip.extend(1, Until(None if most == math.inf else max(1, int(most)))))
+        self.drawn += len(line.tokens)
+        tokens, whole = particle.tokens + len(line.tokens), line.finish != "budget" and len(line.tokens) < most
+        return replace(particle, tip=line, tokens=tokens, whole=whole, before=particle)
+
     def _is_whole(self, particle: Particle, child: Branch, until: Until) -> bool:
         full = particle.tokens + len(child.tokens) >= self.plan.max_tokens
         return full or self.plan.segmenter.is_whole(self.question, child, until)
+
+
+def merge(children: Sequence[Branch]) -> list[Branch]:
+    """``children`` of one branch, the first of those with the same tokens in place of each of them."""
+    first = dict[Any, Branch]()
+    merged = [first.setdefault((tuple(child.tokens), child.finish, child.ended), child) for child in children]
+    for child, twin in zip(children, merged, strict=True):
+        if twin is not child:
+            child.thought.fate = "the same as a sibling"
+    return merged
 
 
 def _log_ratio(child: Branch) -> float:
