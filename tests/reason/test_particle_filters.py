@@ -216,6 +216,31 @@ async def test_budget_buys_whole_lines():
     assert found.cost.tokens > 40, "the budget was left lying"
 
 
+async def test_a_first_line_that_is_ruled_out_tells_what_lines_cost_all_the_same(monkeypatch):
+    """It dies after a token or two. Were the rest planned by that, each of many particles would be cut."""
+
+    class Strict(Judge):
+        def of(self, text):
+            return 0.0 if not text or text.startswith("b") else -math.inf
+
+    async def answered():
+        found = [
+            await think(question(answers), model(Budget(tokens=40), seed, 12), particle_filter, Strict(), n=64)
+            for seed in range(80)
+        ]
+        return sum(one.best is not None for one in found)
+
+    def answers(text):
+        return text.rstrip()[-1:] or None
+
+    async def unwritten(self, particle):
+        return particle
+
+    with_it = await answered()
+    monkeypatch.setattr(sweep_module._Mover, "write_on", unwritten)
+    assert with_it >= 75 > 70 >= await answered()
+
+
 async def test_mistakes_are_user_errors_before_anything_is_spent():
     lm = model()
     for options, message in (
