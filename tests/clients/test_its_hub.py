@@ -20,4 +20,4 @@ def test_its_algorithms_find_the_answers(server, drive, tmp_path):
         assert methods["self-consistency"]["responses"] == 32
         # It stops asking once the posterior is sure, and drops what it has asked for.
         assert 2 <= methods["Beta posterior"]["responses"] <= 32
-    assert after.get("request_failure_total", 0) == before.get("request_failure_total", 0)
+    assert after.get("requests_failed_total", 0) == before.get("requests_failed_total", 0)

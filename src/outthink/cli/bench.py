@@ -14,6 +14,7 @@ from outthink.cli.bench_engine import engine
 from outthink.cli.bench_quality import quality
 from outthink.cli.bench_reason import draw, reason, small_vs_large
 from outthink.cli.bench_search import search
+from outthink.cli.bench_serve import serve
 from outthink.cli.console import err, out, output_file, print_json, table
 from outthink.cli.options import (
     BackendOption,
@@ -42,6 +43,7 @@ app.command()(engine)
 app.command()(quality)
 app.command()(reason)
 app.command()(search)
+app.command()(serve)
 app.command()(small_vs_large)
 app.command()(draw)
 
