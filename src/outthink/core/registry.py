@@ -55,7 +55,7 @@ class Method:
             whole = isinstance(value, int) and not isinstance(value, bool)
             if name in COUNTS and value is not None and not (whole and value >= 1):
                 raise UserError(f"{name}={value!r} must be a whole number of at least 1.")
-            wanted = "str" if name in self.models else self._annotation(name)
+            wanted = "str | None" if name in self.models else self._annotation(name)
             if not _fits(value, wanted):
                 raise UserError(f"{name}={value!r} is of the wrong kind: strategy '{self.name}' takes {wanted} there.")
 

@@ -18,6 +18,7 @@ TokenIds = Annotated[list[TokenId], Field(max_length=MAX_LENGTH)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Stop = Annotated[list[StopText], Field(max_length=16)] | StopText
 Seed = Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)]
+Note = Annotated[str, StringConstraints(max_length=512)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 OptionInt = Annotated[int, Field(strict=True, ge=-4096, le=4096)]
 OptionFloat = Annotated[float, Field(ge=-1e6, le=1e6)]
@@ -27,9 +28,9 @@ Effort = Literal["none", "minimal", "low", "medium", "high"]
 
 
 class Strict(BaseModel):
-    """A JSON object whose fields are all known; numbers are finite."""
+    """A JSON object whose fields are all known and of their own type; numbers are finite."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class StreamOptions(Strict):
@@ -193,7 +194,7 @@ class ChatRequest(RefusedInChat, Generating):
     thinking_token_budget: Annotated[int, Field(ge=1, le=1 << 40)] | None = None
     thinking: Thinking | None = None
     store: Literal[False] | None = None
-    metadata: Annotated[dict[Name, str], Field(max_length=16)] | None = None
+    metadata: Annotated[dict[Name, Note], Field(max_length=16)] | None = None
 
 
 class ReasoningOptions(Strict):
@@ -247,7 +248,7 @@ class ResponsesRequest(RefusedInResponses, OnTerms, Strict):
     store: bool | None = None
     text: TextOptions | None = None
     seed: Seed | None = None
-    metadata: Annotated[dict[Name, str], Field(max_length=16)] | None = None
+    metadata: Annotated[dict[Name, Note], Field(max_length=16)] | None = None
     user: Annotated[str, StringConstraints(max_length=512)] | None = None
     safety_identifier: Annotated[str, StringConstraints(max_length=512)] | None = None
 
