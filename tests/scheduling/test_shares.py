@@ -21,6 +21,7 @@ class Wish:
     weight: float
     demand: int
     served: int = 0
+    turn: int = 0
     got: int = 0
 
 
@@ -115,7 +116,7 @@ class FirstCome(Scheduler):
 def waits(
     kind: type[Scheduler], tree: int, chats: int, batch: int, sequences: int, tenants: int = 1, steps: int = 400
 ) -> list[int]:
-    """The steps between two tokens of a chat, at most, for each of ``chats`` beside a tree of ``tree`` branches."""
+    """The steps that each of ``chats``, beside a tree of branches, at most waits for a token."""
     scheduler = kind(PagedCache(60 * (tree + chats), 4), Limits(batch, sequences))
     for line in crowd(Gang(number=0), tree, 200, 0):
         scheduler.add(line)
@@ -123,7 +124,7 @@ def waits(
         compute(scheduler, scheduler.schedule(), grow=True)
     lines = []
     for i in range(chats):
-        lines += crowd(Gang(tenant=str(i % tenants) if tenants > 1 else "", number=1 + i), 1, 40, 1000 + i)
+        lines += crowd(Gang(tenant=str(i % tenants) if tenants > 1 else "", number=1 + i), 1, 40, 1000 + i, 1)
         scheduler.add(lines[-1])
     gaps, last = [0] * chats, [0] * chats
     for step in range(1, steps):
@@ -179,6 +180,68 @@ def test_a_long_prompt_takes_its_share_and_no_more_while_others_decode() -> None
         by_gang = [sum(p.count for p in slices if (p.sequence.arrival == 900) is long) for long in (False, True)]
         assert by_gang == [32, 32], "half of 64 each"
         compute(scheduler, slices, grow=True)
+
+
+class NoTurns(Scheduler):
+    """Lets whoever began go on for ever."""
+
+    def schedule(self, allow=None):
+        for line in (*self.running, *self.waiting):
+            line.gang.turn = line.gang.number
+        return super().schedule(allow)
+
+
+@pytest.mark.parametrize(("kind", "kept"), [(Scheduler, True), (NoTurns, False)])
+@pytest.mark.parametrize(("trees", "batch", "sequences"), [(12, 64, 32), (5, 16, 16), (9, 60, 7)])
+def test_of_many_trees_each_has_its_turn(
+    kind: type[Scheduler], kept: bool, trees: int, batch: int, sequences: int
+) -> None:
+    scheduler = kind(PagedCache(20_000, 4), Limits(batch, sequences))
+    for number in range(trees):
+        for line in crowd(Gang(number=number), 50, 60, 100 * number, 1):
+            scheduler.add(line)
+    longest = 0
+    for _ in range(60):
+        compute(scheduler, scheduler.schedule(), grow=True)
+        longest = max(longest, scheduler.longest_wait)
+    assert (longest < 4 * ceil(trees / 4)) == kept
+
+
+def steps_to_first_token(prompts: int, length: int, batch: int) -> list[int]:
+    """When each of ``prompts`` chats that come at one time has its prompt computed, in steps."""
+    scheduler = Scheduler(PagedCache(40 * prompts, 4), Limits(batch, 64))
+    lines = [crowd(Gang(number=i), 1, 0, i, length)[0] for i in range(prompts)]
+    for line in lines:
+        scheduler.add(line)
+    done: dict[Line, int] = {}
+    while len(done) < prompts:
+        slices = scheduler.schedule()
+        assert sum(piece.count for piece in slices) == min(batch, sum(map(pending_of, lines))), "room was wasted"
+        compute(scheduler, slices)
+        done |= {line: scheduler.num_steps for line in lines if line not in done and pending_of(line) == 0}
+    return [done[line] for line in lines]
+
+
+def pending_of(line: Line) -> int:
+    return len(line.tokens) - (line.lease.length if line.lease else 0)
+
+
+def test_prompts_that_come_together_are_done_one_after_the_other_and_not_all_at_last() -> None:
+    steps = steps_to_first_token(prompts=32, length=64, batch=128)
+    assert max(steps) == 16, "32 x 64 positions, 128 a step"
+    assert sum(steps) / len(steps) <= 10, "half of them are done after about half of the steps"
+    assert steps == sorted(steps), "first come, first served, among equals"
+
+
+def test_a_short_prompt_does_not_wait_for_long_ones() -> None:
+    scheduler = Scheduler(PagedCache(4000, 4), Limits(64, 64))
+    for i in range(9):
+        scheduler.add(*crowd(Gang(number=i), 1, 0, i, 500))
+    compute(scheduler, scheduler.schedule())
+    scheduler.add(*crowd(Gang(number=9), 1, 0, 9, 6))
+    slices = scheduler.schedule()
+    assert [piece.count for piece in slices if piece.sequence.arrival == 9] == [6]
+    assert len(slices) == 5, "and four of the long ones share the rest"
 
 
 def test_tenants_have_equal_parts_however_many_gangs_they_bring() -> None:

@@ -14,7 +14,8 @@ class Gang:
 
     ``priority``: a whole number, lower goes first: each one less doubles the share of steps, and pages are taken from
     the highest number first. ``tenant``: whose it is; tenants have equal shares. ``number``: the order of arrival.
-    The scheduler notes the rest: ``served``, the step in which it was last given anything; ``suspended``, the pages
+    The scheduler notes the rest: ``served``, the step in which it was last given anything; ``turn``, that in which its
+    last turn ended, and ``used``, in how many it was served since; ``suspended``, the pages
     that it held when it was preempted as a whole, 0 where it was not; ``blocked``, when it last found no pages;
     ``passed_over``, its oldest sequence where that was given nothing in the last step.
     """
@@ -23,6 +24,8 @@ class Gang:
     tenant: str = ""
     number: int = 0
     served: int = -1
+    turn: int = 0
+    used: int = 0
     suspended: int = 0
     blocked: int = -1
     passed_over: Any = None
@@ -38,7 +41,9 @@ class Gang:
 
 
 class Party(Protocol):
-    """Who is dealt a share: its ``weight``, how many positions it wants, and the step in which it was last served."""
+    """Who is dealt a share: its ``weight``, how many positions it wants, the steps in which it was last served and its
+    last turn ended.
+    """
 
     @property
     def weight(self) -> float: ...
@@ -46,26 +51,38 @@ class Party(Protocol):
     def demand(self) -> int: ...
     @property
     def served(self) -> int: ...
+    @property
+    def turn(self) -> int: ...
 
 
 P = TypeVar("P", bound=Party)
 
 
 def deal(
-    parties: Sequence[P], room: int, slots: int, serve: Callable[[P, int, int], tuple[int, int]]
+    parties: Sequence[P],
+    room: int,
+    slots: int,
+    serve: Callable[[P, int, int], tuple[int, int]],
+    most: int | None = None,
 ) -> tuple[int, int]:
     """Share out ``room`` positions and ``slots`` sequences by weighted max-min fairness; returns what was used.
 
     ``serve(party, room, slots)`` gives a party at most so much and returns what it used. Each gets its part by weight
     of what is left, at least one position and one slot; those that want least for their weight choose first, so that
     what they leave goes to the others. Of more parties than ``K = min(room, slots)``, the ``K`` that were served
-    longest ago share: so each of ``n`` is served in at least one of every ``ceil(n / K)`` steps.
+    longest ago share: so each of ``n`` is served in at least one of every ``ceil(n / K)`` steps. Where ``most`` is
+    given, no more than that of those that want more than their part share what is left: those whose turn was longest
+    ago. So prompts come in few large pieces, and one after the other.
     """
-    if len(parties) > (most := min(room, slots)):
-        parties = sorted(parties, key=attrgetter("served"))[:most]
+    if len(parties) > (places := min(room, slots)):
+        parties = sorted(parties, key=attrgetter("served"))[:places]
     weight, used_room, used_slots = sum(party.weight for party in parties), 0, 0
     others = len(parties)
-    for party in sorted(parties, key=_wish):
+    for at, party in enumerate(queue := sorted(parties, key=_wish)):
+        if most is not None and others > most and _wish(party) * weight > room - used_room:  # as all that follow do
+            rest = sorted(queue[at:], key=attrgetter("turn"))[:most]
+            got = deal(rest, room - used_room, slots - used_slots, serve)
+            return used_room + got[0], used_slots + got[1]
         others -= 1
         share = party.weight / weight
         weight -= party.weight

@@ -1,11 +1,13 @@
 """Continuous batching with chunked prefill, fair shares, preemption and prefix sharing, over the paged cache.
 
 **Steps** are dealt to tenants, and a tenant's part to its gangs, by weighted max-min fairness (`scheduling/gang.py`);
-what some leave, others use. With ``K`` the smaller of the two `Limits`, ``T`` tenants and ``G`` equal gangs of one
-tenant that want something, each gang gets at least ``floor(floor(K / T) / G)`` positions of a step, and something in
-every ``ceil(G / floor(K / T))`` steps, however many branches the others have. Within a gang decodes go first, then
-prompts in chunks, oldest first; the oldest sequence goes before all others of its gang after a step in which it got
-nothing.
+what some leave, others use. Let ``K`` be the smaller of the two `Limits`, ``T`` the tenants and ``G`` the gangs of one
+tenant that want something, of equal priority, and ``P = floor(K / T)``. A gang that wants no more than ``P / G``
+positions gets them in every step: so a chat gets its token, however many branches the others have. Where ``G > P``, it
+gets one in every ``ceil(G / P)`` steps. Of ``L`` gangs that want more than their part, four at a time share what is
+left, for four steps each, in the order in which their last turns ended; so none waits for more than ``4 ceil(L / 4)``
+steps. Within a gang decodes go first, then prompts in chunks, oldest first; the oldest sequence goes before all others
+of its gang after a step in which it got nothing.
 
 **Pages** that run out are taken first from branches that merely rest, least recently used; then from the gangs of the
 highest priority number, where that is above the asker's. Among equals there is a share that each may count on, its part
@@ -30,25 +32,12 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Generic
 
-from outthink.core.errors import UserError
 from outthink.kv.cache import Lease, PagedCache
 from outthink.scheduling.gang import Gang, deal
-from outthink.scheduling.step import S, Slice, Step, Tenant, Work, pending, works_of
+from outthink.scheduling.step import Limits, S, Slice, Step, Tenant, Work, by_gang, pending, works_of
 
+MOST_LARGE = 4  # gangs of a tenant that share a step among those that want more than their part of it
 _AGE = attrgetter("arrival")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """``max_batch_tokens``: positions computed in one step. ``max_sequences``: sequences in one step."""
-
-    max_batch_tokens: int = 512
-    max_sequences: int = 256
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"{name}={value!r} must be a whole number of at least 1.")
 
 
 @dataclass
@@ -72,7 +61,7 @@ class Scheduler(Generic[S]):
         """Queue a sequence whose tokens are to be computed; one that rests keeps its pages."""
         self.resting.pop(sequence, None)
         if sequence.gang.served < 0:
-            sequence.gang.served = self.num_steps  # behind those that wait already
+            sequence.gang.served = sequence.gang.turn = self.num_steps  # behind those that wait already
         self._turn += 1
         insort(self.running if sequence.lease else self.waiting, sequence, key=_AGE)
 
@@ -107,7 +96,9 @@ class Scheduler(Generic[S]):
             tenants: dict[str, Tenant[S]] = {}
             for work in works:
                 tenants.setdefault(work.gang.tenant, Tenant([])).works.append(work)
-            got = deal(list(tenants.values()), room, slots, lambda tenant, *part: deal(tenant.works, *part, serve))
+            got = deal(
+                list(tenants.values()), room, slots, lambda tenant, *part: deal(tenant.works, *part, serve, MOST_LARGE)
+            )
             room, slots = room - got[0], slots - got[1]
             works.sort(key=attrgetter("served"))
         for work in works:  # what is left over is for whoever can use it
@@ -165,7 +156,11 @@ class Scheduler(Generic[S]):
             left -= granted
             free -= granted > 0
         if free < slots:
-            work.gang.served = self.num_steps
+            gang = work.gang
+            gang.served = self.num_steps
+            gang.used += 1
+            if gang.used >= MOST_LARGE:  # each time it got at least that part of what there was
+                gang.turn, gang.used = self.num_steps, 0
         return room - left, slots - free
 
     def _grant(self, sequence: S, room: int, step: Step[S], *, modest: bool) -> int:
@@ -216,7 +211,7 @@ class Scheduler(Generic[S]):
             need = -(-len(sequence.tokens) // size) - found // size
         if need <= self.cache.num_free:
             return True
-        held = _by_gang(s for s in self.running if s.gang.priority <= gang.priority)
+        held = by_gang(s for s in self.running if s.gang.priority <= gang.priority)
         taken = self._num_held(s for line in held.values() for s in line)
         if need <= self.cache.num_pages - taken:
             return True
@@ -233,7 +228,7 @@ class Scheduler(Generic[S]):
             del self.resting[idle]
             self._release(idle)
             return True
-        gang, held = sequence.gang, _by_gang(self.running)
+        gang, held = sequence.gang, by_gang(self.running)
         last = self._latest(held)
         if last.priority > gang.priority:
             self._suspend(last, held[last], step)
@@ -307,11 +302,3 @@ class Scheduler(Generic[S]):
 
 def _all(_sequence: object, _start: int, count: int) -> int:
     return count
-
-
-def _by_gang(sequences: Iterable[S]) -> dict[Gang, list[S]]:
-    """Sequences by gang, in the order in which they come."""
-    found: dict[Gang, list[S]] = {}
-    for sequence in sequences:
-        found.setdefault(sequence.gang, []).append(sequence)
-    return found

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from outthink.core.errors import UserError
 from outthink.kv.cache import Copy, Lease
 from outthink.scheduling.gang import Gang
 
@@ -28,6 +29,19 @@ class Schedulable(Protocol):
 
 
 S = TypeVar("S", bound=Schedulable)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """``max_batch_tokens``: positions computed in one step. ``max_sequences``: sequences in one step."""
+
+    max_batch_tokens: int = 512
+    max_sequences: int = 256
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"{name}={value!r} must be a whole number of at least 1.")
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,11 @@ class Work(Generic[S]):
         """When its gang was last given anything."""
         return self.gang.served
 
+    @property
+    def turn(self) -> int:
+        """When its gang's last turn ended."""
+        return self.gang.turn
+
 
 @dataclass(slots=True)
 class Tenant(Generic[S]):
@@ -73,6 +92,11 @@ class Tenant(Generic[S]):
     def served(self) -> int:
         """When any of them was last given anything."""
         return max(work.gang.served for work in self.works)
+
+    @property
+    def turn(self) -> int:
+        """Tenants take no turns."""
+        return 0
 
 
 @dataclass(slots=True)
@@ -93,6 +117,14 @@ class Step(Generic[S]):
 def pending(sequence: Schedulable) -> int:
     """Positions of ``sequence`` that have no KV yet."""
     return len(sequence.tokens) - (sequence.lease.length if sequence.lease is not None else 0)
+
+
+def by_gang(sequences: Iterable[S]) -> dict[Gang, list[S]]:
+    """Sequences by gang, in the order in which they come."""
+    found: dict[Gang, list[S]] = {}
+    for sequence in sequences:
+        found.setdefault(sequence.gang, []).append(sequence)
+    return found
 
 
 def works_of(running: Iterable[S], waiting: Iterable[S], turn: int) -> tuple[list[Work[S]], S | None]:
