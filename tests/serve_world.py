@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import uvicorn
-
 from outthink.lm.model import Model
 from outthink.serve.app import make_app
 from outthink.serve.config import ServeConfig
+from outthink.serve.connection import HEAD_SECONDS, connections
 from outthink.serve.process import GracefulServer
+from outthink.serve.tracing import Tracing
 
 
 @dataclass
@@ -75,18 +75,25 @@ class Answer:
 
 
 @contextmanager
-def served(model: Model, *, send_buffer: int | None = None, **settings: Any) -> Iterator[Client]:
+def served(
+    model: Model,
+    *,
+    send_buffer: int | None = None,
+    head_seconds: float = HEAD_SECONDS,
+    tracing: Tracing | None = None,
+    **settings: Any,
+) -> Iterator[Client]:
     """A running server for ``model``; it is told to stop, and has stopped, when the block is left.
 
-    ``send_buffer``: the bytes that its system keeps for a connection whose reader is slow.
+    ``send_buffer``: the bytes that its system keeps for a connection whose reader is slow. For ``head_seconds`` see
+    `connections`, for ``tracing`` `make_app`.
     """
     config = ServeConfig(port=0, **settings)
     listener = socket.create_server(("127.0.0.1", 0))
     if send_buffer is not None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-    app = make_app(model, config)
-    uvicorn_config = uvicorn.Config(app, log_level="error", server_header=False)
-    server = GracefulServer(uvicorn_config, app.app.state.service.gate, config.drain)
+    app = make_app(model, config, tracing)
+    server = GracefulServer(connections(app, config, head_seconds), app.app.state.service.gate, config.drain)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:
@@ -98,6 +105,15 @@ def served(model: Model, *, send_buffer: int | None = None, **settings: Any) -> 
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive(), "the server did not stop"
+
+
+def begin_request(client: Client, path: str, body: Any) -> socket.socket:
+    """A request that is sent, and whose answer is not waited for: close the socket to leave."""
+    data = json.dumps(body).encode()
+    raw = socket.create_connection(("127.0.0.1", client.port))
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(data)}"
+    raw.sendall(head.encode() + b"\r\n\r\n" + data)
+    return raw
 
 
 def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:

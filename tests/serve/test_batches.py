@@ -7,8 +7,8 @@ import time
 import openai
 import pytest
 
-from outthink.serve.rows import check_rows, read_rows
-from serve_world import Client, served, until
+from outthink.serve.rows import PRIORITY, check_rows, read_rows
+from serve_world import Client, begin_request, served, until
 
 CHAT = {"messages": [{"role": "user", "content": "compute 17 + 5"}], "max_tokens": 6}
 KEYS = ("first-key-of-two", "second-key-of-two")
@@ -158,6 +158,22 @@ def test_a_cancelled_batch_frees_its_pages_and_keeps_what_is_finished(waiting, e
     errors = lines_of(api, batch.error_file_id)
     assert len(errors) == 40 and {entry["error"]["code"] for entry in errors} == {"batch_cancelled"}
     assert api.batches.cancel(batch.id).status == "cancelled"
+
+
+def test_rows_wait_behind_those_who_wait_for_an_answer(endless):
+    with served(endless, max_running=1) as client:
+        api, gate = api_of(client), client.state.service.gate
+        first = begin_request(client, "/v1/chat/completions", {**CHAT, "max_tokens": 100_000})
+        until(lambda: gate.num_running == 1)
+        batch = begin(api, [line("row", CHAT)])
+        until(lambda: gate.num_waiting == 1)
+        second = begin_request(client, "/v1/chat/completions", {**CHAT, "max_tokens": 100_000})
+        until(lambda: gate.num_waiting == 2)
+        first.close()
+        until(lambda: gate.num_waiting == 1)
+        assert [place.priority for place in gate._waiting[""]] == [PRIORITY] and PRIORITY > 0
+        second.close()
+        assert finished(api, batch).status == "completed"
 
 
 def test_files_of_one_client_are_not_there_for_another(model):

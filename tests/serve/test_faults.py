@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import struct
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import openai
@@ -21,7 +22,7 @@ from outthink.serve.completions import MOST_WAITING, Piece, Stream
 from outthink.serve.delivery import EventStream
 from postgres_world import postgres
 from serve_process import server_process
-from serve_world import Client, served, until
+from serve_world import Client, begin_request, served, until
 
 CHAT = [{"role": "user", "content": "compute 17 + 5"}]
 LONG = {"messages": CHAT, "max_tokens": 100_000}
@@ -48,15 +49,6 @@ def paused(model):
         yield
     finally:
         go_on.set()
-
-
-def begin(client, path, body):
-    """A request that is sent, and whose answer is not waited for."""
-    data = json.dumps(body).encode()
-    raw = socket.create_connection(("127.0.0.1", client.port))
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(data)}"
-    raw.sendall(head.encode() + b"\r\n\r\n" + data)
-    return raw
 
 
 def batch_of(client, bodies):
@@ -87,7 +79,7 @@ def reset(raw):
     ],
 )
 def test_a_client_that_leaves_frees_its_pages(waiting, endless, path, body, leave, stream):
-    raw = begin(waiting, path, {**body, "stream": stream})
+    raw = begin_request(waiting, path, {**body, "stream": stream})
     until(lambda: leases(endless))
     leave(raw)
     assert_free(endless)
@@ -97,7 +89,7 @@ def test_a_client_that_leaves_frees_its_pages(waiting, endless, path, body, leav
 
 def test_one_that_leaves_while_it_waits_for_a_place_is_forgotten(endless):
     with served(endless, max_running=1) as client:
-        first, second = (begin(client, "/v1/chat/completions", LONG) for _ in range(2))
+        first, second = (begin_request(client, "/v1/chat/completions", LONG) for _ in range(2))
         gate = client.state.service.gate
         until(lambda: gate.num_waiting == 1)
         second.close()
@@ -232,19 +224,36 @@ def test_a_prompt_that_can_never_fit_is_refused_at_once(small, path, body):
         assert small.engine.stats.positions == before and not leases(small)
 
 
-def test_a_tree_that_wants_all_pages_ends_and_others_go_on(small):
+def test_a_tree_that_wants_all_pages_ends_whole_and_others_go_on(small, waiting):
     keys = ("first-key-of-two", "second-key-of-two")
-    with served(small, api_keys=keys) as client:
-        before, other = small.engine.scheduler.num_preemptions, Client(client.port, keys[1])
-        thinking = {"strategy": "majority-vote", "budget": 6_000, "options": {"n": 64}}
-        job = client.post("/v1/solves", {"problem": "compute 17 + 5", "thinking": thinking, "seed": 1}).json
-        until(lambda: small.engine.scheduler.num_preemptions > before)
+    tree = {"prompt": "compute 17 + 5", "n": 64, "max_tokens": 80, "seed": 1}
+    with served(small, api_keys=keys) as client, ThreadPoolExecutor(1) as beside:
+        scheduler, other = small.engine.scheduler, Client(client.port, keys[1])
+        asked = beside.submit(client.post, "/v1/completions", tree)
+        assert 64 * (80 // 16) > 4 * small.engine.cache.num_pages
+        until(lambda: scheduler.waiting or asked.done())
         for seed in range(3):
             assert other.post("/v1/chat/completions", {"messages": CHAT, "max_tokens": 20, "seed": seed}).status == 200
-        until(lambda: client.get(f"/v1/solves/{job['id']}").json["status"] not in ("queued", "running"))
-        done = client.get(f"/v1/solves/{job['id']}").json
-        assert done["status"] == "done" and done["posterior"]["stopped"] == "budget"
-        assert done["posterior"]["cost"]["tokens"] <= 6_000
+        found = asked.result().json["choices"]
+        assert_free(small)
+    assert [choice["text"] for choice in found] == [
+        choice["text"]
+        for choice in waiting.post("/v1/completions", tree).json["choices"]  # where there is room
+    ]
+
+
+def test_a_search_that_wants_all_pages_can_be_stopped_and_others_go_on(small):
+    keys = ("first-key-of-two", "second-key-of-two")
+    with served(small, api_keys=keys) as client:
+        scheduler, other = small.engine.scheduler, Client(client.port, keys[1])
+        thinking = {"strategy": "majority-vote", "budget": 200_000, "options": {"n": 64}}
+        job = client.post("/v1/solves", {"problem": "compute 17 + 5", "thinking": thinking, "seed": 1}).json
+        before = scheduler.num_preemptions
+        until(lambda: scheduler.num_preemptions > before)
+        for seed in range(3):
+            assert other.post("/v1/chat/completions", {"messages": CHAT, "max_tokens": 20, "seed": seed}).status == 200
+        assert client.get(f"/v1/solves/{job['id']}").json["status"] == "running"
+        assert client.send("DELETE", f"/v1/solves/{job['id']}").json["status"] == "cancelled"
         assert_free(small)
 
 
@@ -332,7 +341,7 @@ def test_what_a_server_leaves_the_next_takes_up(endless, model, tmp_path):
 def test_told_to_stop_it_finishes_what_is_in_flight_and_takes_nothing_new(model):
     with served(model) as client:
         with paused(model):
-            raw = begin(client, "/v1/chat/completions", {"messages": CHAT, "max_tokens": 20, "stream": True})
+            raw = begin_request(client, "/v1/chat/completions", {"messages": CHAT, "max_tokens": 20, "stream": True})
             gate = client.state.service.gate
             until(lambda: gate.num_running == 1)
             client.server.handle_exit(signal.SIGTERM, None)
@@ -349,7 +358,7 @@ def test_told_to_stop_it_finishes_what_is_in_flight_and_takes_nothing_new(model)
 
 def test_the_time_to_finish_ends(endless):
     with served(endless, drain=0.1) as client:
-        raw = begin(client, "/v1/chat/completions", {**LONG, "stream": True})
+        raw = begin_request(client, "/v1/chat/completions", {**LONG, "stream": True})
         until(lambda: leases(endless))
         client.server.handle_exit(signal.SIGTERM, None)
         until(lambda: client.server.should_exit)
@@ -359,7 +368,7 @@ def test_the_time_to_finish_ends(endless):
 
 def test_told_twice_it_ends_now(endless):
     with served(endless, drain=3600.0) as client:
-        raw = begin(client, "/v1/chat/completions", LONG)
+        raw = begin_request(client, "/v1/chat/completions", LONG)
         until(lambda: leases(endless))
         client.server.handle_exit(signal.SIGTERM, None)
         until(lambda: client.state.service.gate.closing)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,7 +134,8 @@ class Jobs:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _launch(self, job: Job) -> None:
-        task = asyncio.create_task(self._run(job))
+        # In a context of its own: the moments and spans of the request that began it end with that request.
+        task = asyncio.create_task(self._run(job), context=Context())
         self.running[job.id] = Running(job.tenant, task)
         task.add_done_callback(lambda task: self._over(job.id, task))
 
@@ -159,9 +161,9 @@ async def solved(
     """Do what a `SolveRequest` asks: "done" and the posterior with its tree, or "failed" and the error."""
     try:
         request = SolveRequest.model_validate(asked)
+        service.accept(request)
         sampling = Sampling(temperature=request.temperature, seed=request.seed or 0)
         prompt = _prompt(service, request.problem)
-        service.accept(request)
         async with asyncio.timeout(service.config.deadline + GRACE):
             async for found in deliberate(service, tenant, prompt, plan_of_solve(request), sampling):
                 if isinstance(found, Posterior):
@@ -175,9 +177,9 @@ async def solved(
 async def check_solve(service: Service, request: SolveRequest) -> None:
     """Raise what a solve would end with before it computes anything: ApiError for what cannot fit, or cannot be."""
     plan_of_solve(request)
+    service.accept(request)
     prompt = _prompt(service, request.problem)
     tokens = await (service.encode(prompt) if isinstance(prompt, str) else service.encode_chat(prompt))
-    service.accept(request)
     service.check_size([tokens], 1, 0)
 
 
