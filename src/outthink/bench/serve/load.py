@@ -70,7 +70,7 @@ async def _run(
 ) -> Tally:
     import httpx
 
-    tally, prompts, begun = Tally(), _prompts(shape.prompt_tokens, seed), 0
+    tally, texts, begun = Tally(), prompts(shape.prompt_tokens, seed), 0
     limits = httpx.Limits(max_connections=streams)
     async with httpx.AsyncClient(base_url=server.url, timeout=REQUEST_S, limits=limits) as client:
         start = perf_counter()
@@ -82,7 +82,7 @@ async def _run(
                 begun += 1
                 dropped = drop_every > 0 and begun % drop_every == 0
                 try:
-                    await _ask(client, server, next(prompts), shape, tally, end, dropped)
+                    await _ask(client, server, next(texts), shape, tally, end, dropped)
                 except (httpx.HTTPError, ValueError, KeyError, IndexError) as error:
                     tally.errors.append(f"{type(error).__name__}: {error}"[:200])
 
@@ -137,7 +137,7 @@ async def _ask(client: Any, server: Server, prompt: str, shape: Shape, tally: Ta
         tally.whole.append(perf_counter() - asked)
 
 
-def _prompts(tokens: int, seed: int) -> Any:
+def prompts(tokens: int, seed: int) -> Any:
     """Texts of about so many tokens, no two alike: sums of numbers, a token for each digit and for each plus."""
     draw = random.Random(seed)
     while True:

@@ -16,12 +16,13 @@ from outthink.core.errors import CapabilityError
 Progress = Callable[[int, int, str], None]
 Generator = Literal["guidellm", "own"]
 GENERATORS: tuple[Generator, ...] = ("guidellm", "own")
-WARM_S = 3.0
 
 
 @dataclass(frozen=True)
 class LoadConfig:
-    """``rounds`` over all numbers of ``streams`` and servers, ``seconds`` of load each, made by ``generator``."""
+    """``rounds`` over all numbers of ``streams`` and servers, ``seconds`` of load each, made by ``generator``; before
+    them ``warm_s`` of a load that is not counted.
+    """
 
     streams: tuple[int, ...] = (1, 4, 16, 64)
     rounds: int = 3
@@ -29,6 +30,7 @@ class LoadConfig:
     shape: Shape = field(default_factory=Shape)
     generator: Generator = "guidellm"
     seed: int = 0
+    warm_s: float = 3.0
 
 
 @dataclass
@@ -53,7 +55,7 @@ def measure(
     total = config.rounds * len(config.streams) * len(servers)
     try:
         for server in servers:  # what is done once only is not measured
-            run_load(server, 2, WARM_S, config.shape, -1)
+            run_load(server, 2, config.warm_s, config.shape, -1)
         for number in range(config.rounds):
             for streams in config.streams:
                 for server in servers:

@@ -199,6 +199,7 @@ class _Probe:
         prompt = await self.drawn(echo)
         if len(prompt) <= LENGTH or any(token.log_prob is None for token in prompt[1:]):
             return False
+        written: list[Drawn] = []
         for how in ({}, *({"temperature": 1.0, "top_p": 1.0, "seed": seed} for seed in range(1, 5))):
             # A token that spells nothing would be missing from what is given back.
             written = list(takewhile(lambda token: token.piece, await self.drawn({"logprobs": 1, **how})))
