@@ -31,7 +31,8 @@ from outthink.tasks.suites import CORE, draw
 from outthink.verify import VERIFIERS
 
 router = APIRouter(route_class=JsonRoute)
-BUSY_SHARE = 0.1  # of the event loop's time, at most, goes into drawing one search
+BUSY_SHARE = 0.25  # of one core, at most, goes into drawing one search
+MOST_PAUSE = 2.0  # seconds
 TYPICAL_CONTEXT = 64  # positions that a sampled token attends to, for its FLOPs before any were billed
 MOST_LINES = 4096  # the largest option that a client may set
 
@@ -111,7 +112,7 @@ def status(request: Request) -> JSONResponse:
 @router.get("/api/solves/{job_id}/view")
 async def watch(request: Request, job_id: str) -> EventStream:
     """A solve as it is drawn, a few times a second until it is over; more rarely where its tree is large."""
-    jobs, tenant = jobs_of(request), tenant_of(request)
+    jobs, tenant, gate = jobs_of(request), tenant_of(request), service_of(request).gate
     await jobs.get(job_id, tenant)
 
     async def events() -> AsyncIterator[dict[str, Any]]:
@@ -119,9 +120,11 @@ async def watch(request: Request, job_id: str) -> EventStream:
             job = await jobs.get(job_id, tenant)
             began = time.monotonic()
             yield await drawn(jobs, job)
-            if job.status not in UNFINISHED:
+            if job.status not in UNFINISHED or gate.closing:
                 return
-            await asyncio.sleep(max(NEWS_SECONDS, (time.monotonic() - began) / BUSY_SHARE))
+            pause = min(MOST_PAUSE, max(NEWS_SECONDS, (time.monotonic() - began) / BUSY_SHARE))
+            running = jobs.running.get(job_id)
+            await (asyncio.wait({running.task}, timeout=pause) if running else asyncio.sleep(pause))
 
     return EventStream(events())
 

@@ -31,7 +31,7 @@ def view_of(record: Record, question: Question, facts: Mapping[str, Any]) -> dic
         "evidence": evidence if evidence["value"] is not None else None,
         "stopped": stop_words(told["stopped"], interrupted=bool(facts.get("interrupted"))),
         "attempts": told["attempts"],
-        **_drawn(question, told["method"], told["weights"], record.tree, record.winner, told["cost"], facts),
+        **_drawn(question, record, _answers(question, record.tree), facts),
     }
 
 
@@ -42,12 +42,11 @@ def live_view(
 
     ``fraction`` of its budget is spent.
     """
-    found: Counter[str] = Counter()
-    for thought in tree.walk():
-        if not thought.children and (answer := _answer(question, thought)) is not None:
-            found[answer] += 1
+    answers = _answers(question, tree)
+    found = Counter(answer for answer in answers.values() if answer is not None)
     total = found.total()
     shares = {answer: count / total for answer, count in found.most_common()}
+    record = Record({"method": method, "weights": shares, "cost": bill.to_json()}, tree, None)
     means = f"of {total} line{'' if total == 1 else 's'} that ended so far" if total else "no line has ended yet"
     return {
         "live": True,
@@ -57,21 +56,16 @@ def live_view(
         "evidence": None,
         "stopped": None,
         "attempts": total,
-        **_drawn(question, method, shares, tree, None, bill.to_json(), facts),
+        **_drawn(question, record, answers, facts),
     }
 
 
 def _drawn(
-    question: Question,
-    method: str,
-    shares: Mapping[str, float],
-    tree: Thought,
-    winner: Thought | None,
-    bill: Mapping[str, Any],
-    facts: Mapping[str, Any],
+    question: Question, record: Record, reached: Mapping[Thought, str | None], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What both have in common. JSON keeps no order of keys that look like numbers, so answers are a list."""
-    found = passages(tree, winner, lambda line: _answer(question, line))
+    shares, bill = record.told["weights"], record.told["cost"]
+    found = passages(record.tree, record.winner, reached.__getitem__)
     best = max(shares, key=lambda answer: shares[answer], default=None)
     answers = {line["answer"] for passage in found for line in passage["lines"]} - {None}
     return {
@@ -81,26 +75,29 @@ def _drawn(
         "confidence": shares[best] if best is not None else 0.0,
         "answers": [{"answer": a, "share": share, "right": verdict(question, a)} for a, share in shares.items()],
         "unassigned": max(0.0, 1.0 - math.fsum(shares.values())),
-        "method": _method(method),
+        "method": _method(record.told["method"]),
         "bill": dict(bill),
         "passages": [{**passage, "lines": condensed(passage["lines"])} for passage in found],
         "checked": {answer: verdict(question, answer) for answer in sorted(answers)},
-        "spending": _spending(tree, winner, bill["tokens"]),
+        "spending": _spending(record, bill["tokens"]),
         "facts": dict(facts),
         "version": outthink.__version__,
     }
 
 
-def _answer(question: Question, line: Thought) -> str | None:
-    """What a line reached: what the strategy noted, else what can be read of a line that came to its end."""
-    if line.answer is not None or line.finish != "stop":
-        return line.answer
-    return question.parse("".join(part.text for part in line.line()))
+def _answers(question: Question, tree: Thought) -> dict[Thought, str | None]:
+    """What each line reached: what the strategy noted, else what can be read of a line that came to its end."""
+    found: dict[Thought, str | None] = {}
+    for end in tree.walk():
+        if not end.children:
+            read = end.answer is None and end.finish == "stop"
+            found[end] = question.parse("".join(part.text for part in end.line())) if read else end.answer
+    return found
 
 
-def _spending(tree: Thought, winner: Thought | None, total: int) -> list[dict[str, Any]]:
+def _spending(record: Record, total: int) -> list[dict[str, Any]]:
     """Tokens by what came of them; what no thought wrote is the prompt and the verifier's reading."""
-    parts = spending(tree, winner)
+    parts = spending(record.tree, record.winner)
     rest = total - sum(tokens for _, tokens in parts)
     return [{"what": what, "tokens": tokens} for what, tokens in [*parts, ("prompt and verifying", rest)] if tokens > 0]
 

@@ -118,7 +118,7 @@ function wire() {
   $("theme").addEventListener("click", () => theme(otherTheme()));
   $("ask").addEventListener("submit", think);
   $("stop").addEventListener("click", () => attempt(cancelAll));
-  $("sample").addEventListener("click", () => attempt(sample));
+  $("sample").addEventListener("click", () => attempt(() => sample()));
   $("budget").addEventListener("input", showCost);
   $("strategy").addEventListener("change", showChoice);
   $("compare").addEventListener("change", allowCompare);
@@ -145,7 +145,7 @@ async function start() {
     const jobs = await readPast();
     const waiting = jobs.filter((job) => ["queued", "running"].includes(job.status)).length;
     if (waiting && !location.hash) announce(`${waiting} earlier solves are still running; History lists them`);
-    if (!$("problem").value && !location.hash) await sample();
+    if (!$("problem").value && !location.hash) await sample(true);
     await goTo();
   });
 }

@@ -55,15 +55,18 @@ export function showChoice() {
   $("about").replaceChildren(el("b", "", method.guarantee), " ", method.summary, " ", el("span", "paper", method.paper));
   $("about").title = method.promise;
   $("how").textContent = method.how;
-  $("own-options").replaceChildren(...Object.entries(method.options).map(([name, value]) => optionField(name, value)));
+  const typed = new Map([...$("own-options").querySelectorAll("input")].map((input) => [input.dataset.option, input]));
+  $("own-options").replaceChildren(...Object.entries(method.options).map(([name, value]) => optionField(name, value, typed.get(name))));
   showCost();
 }
 
-function optionField(name, value) {
+// What was typed for another strategy's option of this name stays.
+function optionField(name, value, typed) {
   const input = el("input");
   input.dataset.option = name;
   if (typeof value === "boolean") Object.assign(input, { type: "checkbox", checked: value });
   else Object.assign(input, { type: typeof value === "number" ? "number" : "text", step: "any", placeholder: String(value) });
+  if (typed?.type === input.type && input.type !== "checkbox") input.value = typed.value;
   return el("label", "field", name, " ", input);
 }
 
@@ -100,8 +103,10 @@ export function setLimits(status) {
   showCost();
 }
 
-export async function sample() {
-  $("problem").value = (await json("api/problem")).prompt;
+/** A problem to begin with. With `onlyIfEmpty`, what was typed meanwhile stays. */
+export async function sample(onlyIfEmpty = false) {
+  const { prompt } = await json("api/problem");
+  if (!onlyIfEmpty || !$("problem").value) $("problem").value = prompt;
 }
 
 /** The requests that the form asks for: one, or two to compare. */

@@ -14,7 +14,7 @@ export function drawAnswer(box, data, tree) {
     sure.textContent = data.confidence_means;
   } else {
     const right = data.right === null ? null : el("span", `verdict ${data.right ? "right" : "wrong"}`, data.right ? "✓ right" : "✗ wrong");
-    best.append(data.best, right ?? "");
+    best.append(el("span", "what", data.best), right ?? "");
     best.style.color = `color-mix(in srgb, ${colorOf(tree, { answer: data.best })} 78%, var(--ink))`;
     const fill = el("i"), gauge = el("div", "gauge", fill);
     fill.style.width = `${100 * data.confidence}%`;
@@ -63,7 +63,7 @@ function shareRow(row, most, tree, state, pick) {
 }
 
 export function drawBill(box, data) {
-  const bill = data.bill, amount = (value, unit) => el("div", "", el("b", "", value), el("span", "", unit));
+  const bill = data.bill, amount = (value, unit) => el("div", "", el("b", "", value), " ", el("span", "", unit));
   const flops = bill.flops ? si(bill.flops) : null;
   const figures = el("div", "figures", amount(grouped(bill.tokens), bill.tokens === 1 ? "token" : "tokens"), amount(seconds(bill.seconds), "s"), flops ? amount(flops[0], flops[1] + "FLOPs") : null);
   const total = data.spending.reduce((sum, part) => sum + part.tokens, 0) || 1;

@@ -73,8 +73,8 @@ export class View {
     this.data = data;
     this.tree = readTree(data, this.slots);
     for (const node of this.tree.nodes) {
-      if (!node.kids.length || (this.seen.has(node.key) && !(over && node.won))) continue;
-      if (!data.live) this.seen.add(node.key);
+      if (data.live || !node.kids.length || (this.seen.has(node.key) && !node.won)) continue;
+      this.seen.add(node.key);
       if (node.won || (this.tree.nodes.length <= UNFOLD_ALL_BELOW && !node.dead)) this.state.open.add(node.key);
     }
     this.choices();
