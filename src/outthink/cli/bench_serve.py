@@ -72,6 +72,8 @@ def serve(
         raise UserError(f"--seconds {seconds} must be above 0, and --soak {soak} not below.")
     if generator not in GENERATORS:
         raise UnknownNameError("generator", generator, GENERATORS)
+    if output is not None and not soak and not streams.strip(" ,"):
+        raise UserError("There is nothing to measure: name numbers of --streams, or minutes of --soak.")
     config = LoadConfig(_streams(streams), rounds, seconds, Shape(prompt_tokens, output_tokens), generator, seed)  # type: ignore[arg-type]
     place = directory or default_directory()
     if set_up:
