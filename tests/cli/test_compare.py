@@ -9,6 +9,7 @@ import signal
 import pytest
 
 from cli.tiny_model import PROBLEM, RIGHT
+from lm.fake_server import FakeServer, Offer
 from outthink.bench.reason.run import room_for
 from outthink.bench.reason.scale import scale_of
 from outthink.cli.compare import REPLY
@@ -66,6 +67,34 @@ def test_an_error_in_one_strategy_loses_no_other(run, model):
     shown = run(*command)
     assert shown.code == 1
     assert "sample-until-verified failed: sample-until-verified needs a verifier that can accept a line" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("offer", "able"),
+    [
+        (Offer(), {"majority-vote", "particle-filter", "mcts"}),
+        (Offer(completions=False, continues=False, logprobs=-1, ids=False), {"majority-vote"}),
+    ],
+)
+def test_at_a_server_each_strategy_answers_or_refuses_before_anything_is_spent(run, offer, able):
+    """token-beam names tokens by id, which a chat does not give; the others go on from partly written lines."""
+    names = ["majority-vote", "particle-filter", "mcts", "token-beam"]
+    fake = FakeServer(offer)
+    try:
+        options = ("--base-url", fake.url, "-b", "120", "--json", "--seed", 1)
+        rows = {row["strategy"]: row for row in run("compare", "ab", "-s", ",".join(names), *options).json["results"]}
+        assert list(rows) == names
+        assert {name for name in names if rows[name]["error"] is None} == able
+        assert all(0 < rows[name]["cost"]["tokens"] <= 120 for name in able)
+        assert all("Nothing was spent" in rows[name]["error"] for name in names if name not in able)
+        counts = []
+        for name in ("token-beam", "majority-vote"):
+            before = len(fake.requests)
+            run("compare", "ab", "-s", name, *options)
+            counts.append(len(fake.requests) - before)
+        assert counts[0] < counts[1], "the one that refused asked for more than what the server offers"
+    finally:
+        fake.close()
 
 
 def test_trees_are_written_a_page_each(run, model, tmp_path):

@@ -12,7 +12,7 @@ from outthink.core.sampling import Sampling, Until
 
 def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
     """Raise PromptError for what is no whole number, and for ids outside the vocabulary."""
-    if wrong := [t for t in tokens if not isinstance(t, SupportsIndex)]:
+    if wrong := [t for t in tokens if not isinstance(t, int | SupportsIndex)]:
         raise PromptError(f"Token id {wrong[0]!r} is no whole number.")
     if bad := [t for t in tokens if not 0 <= t < vocab_size]:
         raise PromptError(f"Token id {bad[0]} is outside the vocabulary of {vocab_size:,}.")
@@ -41,7 +41,7 @@ def check_options(sampling: Sampling, until: Until, vocab_size: int) -> None:
         **{f"logit_bias[{token!r}]": token for token in sampling.logit_bias},
     }
     for name, value in whole.items():
-        if value is not None and not isinstance(value, SupportsIndex):
+        if value is not None and not isinstance(value, int | SupportsIndex):
             raise SamplingError(f"{name}={value!r} is out of range: it must be a whole number.")
     for token, bias in sampling.logit_bias.items():
         if not 0 <= token < vocab_size:

@@ -114,7 +114,7 @@ class LocalBranch(BaseBranch):
     ) -> list[Branch]:
         """See `Branch.extend`. ``on_draw`` is told of each token before the text that it completes; see `Extend`."""
         self.refuse_if_closed("extend")
-        if not isinstance(n, SupportsIndex) or n < 0:
+        if not isinstance(n, int | SupportsIndex) or n < 0:  # the protocol itself is slow to ask
             raise SamplingError(f"n={n!r} is out of range: it must be a whole number of at least 0.")
         if n == 0:
             return []

@@ -148,6 +148,7 @@ _COLUMNS: dict[str, list[tuple[str, Any]]] = {
         _SECONDS,
         ("in the engine", _number("engine", ".3f")),
         ("in the forward pass", _number("forward", ".3f")),
+        ("of the strategy's processor time", _number("strategy", ".3f")),
         ("outside it", _number("share", ".1%")),
     ],
 }
@@ -159,5 +160,6 @@ _TOLD = {
     "Distances are total variation, of all rounds' populations together, between kinds of lines.",
     "nodes": f"Trees over a model that costs nothing: everything else is in it. Goal: {NODE_GOAL_US:,.0f}.",
     "share": f"Goal: below {SHARE_GOAL:.0%} of the time outside the forward pass. The engine's own part (scheduling, "
-    "sampling, pages) is what lies between the two columns; the rest is the strategy's.",
+    "sampling, pages) is what lies between the two columns. A strategy runs on a thread of its own beside it; its "
+    "processor time is what it can hold the engine up by at most.",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 from outthink.bench.reason.run import apart
@@ -66,20 +66,23 @@ def open_ways(ground: Ground) -> list[Way]:
 
 
 def under_the_clock(model: Model, problem: Problem, strategy: str, branches: int, seed: int) -> Json:
-    """Seconds of one search; those of them within the engine, and within the forward pass."""
+    """Seconds of one search; those of them within the engine's steps, and within the forward pass; and processor
+    seconds of the strategy's own thread, beside which the engine's goes on unless both are in Python.
+    """
     lm = apart(model, Ledger(), Sampling(seed=seed), f"{strategy}/{seed}/{perf_counter()}")
     engine = model.engine
     backend, timed, step = engine.backend, TimedBackend(engine.backend), TimedStep(model)
     wanted = {"n": branches, "max_tokens": LONGEST_LINE} if strategy == "majority-vote" else options(strategy, branches)
     model.thread.call(lambda: vars(engine).update(backend=timed, step=step))
-    start = perf_counter()
+    start, computed = perf_counter(), thread_time()
     asyncio.run(think(ask(problem, chat=model.chat), lm, strategy, TextScore(), **wanted))
-    seconds = perf_counter() - start
+    seconds, computed = perf_counter() - start, thread_time() - computed
     model.thread.call(lambda: (vars(engine).update(backend=backend), vars(engine).pop("step")))
     return {
         "seconds": seconds,
         "engine": step.seconds,
         "forward": timed.seconds,
+        "strategy": computed,
         "share": 1 - timed.seconds / seconds,
         "drawn": lm.ledger.bill.decoded,
     }

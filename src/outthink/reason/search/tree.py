@@ -42,8 +42,8 @@ class Search:
     Where something is limited it begins by writing one line to its end, likeliest token by likeliest token, beside the
     tree: so there is an answer as soon as one can be paid, and `plan` knows what a line costs.
     ``lines`` are the whole lines of the tree, in the order found; ``accepted`` those, the first one included, that the
-    verifier accepts. Lines are scored by ``verifier``, or by the model's own likelihood. Raises UserError for a
-    ``max_tokens`` (of a line) below 1.
+    verifier accepts; ``answered``: whether any of them gives an answer. Lines are scored by ``verifier``, or by the
+    model's own likelihood. Raises UserError for a ``max_tokens`` (of a line) below 1.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Search:
         self.segmenter = Segmenter.of(steps)
         self.lines: list[Node] = []
         self._beside: list[Node] = []
+        self.answered = False
         self.accepted: list[Node] = []
         self._lm, self._judge = lm, for_steps(verifier)
         check_verifier(lm, self._judge)
@@ -106,11 +107,6 @@ class Search:
         there is no answer, enough is held back to write one line to its end.
         """
         return (self._purse.opened or not self._flight) and self._purse.has_room(not self.answered)
-
-    @property
-    def answered(self) -> bool:
-        """Whether a whole line gives an answer."""
-        return any(line.answered for line in self.all_lines)
 
     def pay(self, tokens: int) -> None:
         """Set tokens aside that the next launch takes beyond what it draws."""
@@ -261,6 +257,7 @@ class Search:
         if child.whole:
             child.branch.thought.answer = self.question.answer_of(child.branch)
             self.lines.append(child)
+            self.answered |= child.answered
             if child.answered and self._judge.accepts(child.score):
                 self.accepted.append(child)
         if not child.open:

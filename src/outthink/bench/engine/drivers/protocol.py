@@ -30,8 +30,10 @@ class Runner(Protocol):
         ...
 
 
-def serve(load: Callable[[dict[str, Any]], Runner], packages: tuple[str, ...]) -> None:
-    """Answer requests until stdin ends. ``load`` makes the runner of a ``load`` request."""
+def serve(load: Callable[[dict[str, Any]], Any], packages: tuple[str, ...]) -> None:
+    """Answer requests until stdin ends. ``load`` makes the runner of a ``load`` request: a `Runner`, or whatever has a
+    method, from named values to a JSON object, for each operation that it is asked for.
+    """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not get between the answers
     runner: Any = None

@@ -18,7 +18,7 @@ from genlm.control import PromptedLLM, direct_token_sampler  # pyright: ignore[r
 from genlm.control.constant import EOS  # pyright: ignore[reportMissingImports]
 from genlm.control.potential import Potential  # pyright: ignore[reportMissingImports]
 from protocol import serve
-from scorer import cell_of, log_potential  # pyright: ignore[reportMissingImports]
+from scorer import cell_of, log_potential
 
 
 class Odd(Potential):

@@ -17,7 +17,7 @@ from its_hub.core.algorithms.particle_gibbs import ParticleFiltering  # pyright:
 from its_hub.core.lms.openai_lm import OpenAICompatibleLanguageModel  # pyright: ignore[reportMissingImports]
 from its_hub.core.lms.step_generation import StepGeneration  # pyright: ignore[reportMissingImports]
 from protocol import serve
-from scorer import score  # pyright: ignore[reportMissingImports]
+from scorer import score
 
 warnings.simplefilter("ignore")  # of what is deprecated within its_hub
 

@@ -11,7 +11,7 @@ sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "en
 
 import treequest  # pyright: ignore[reportMissingImports]
 from protocol import serve
-from scorer import score  # pyright: ignore[reportMissingImports]
+from scorer import score
 
 
 class TreeQuest:
