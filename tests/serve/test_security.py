@@ -26,6 +26,7 @@ from outthink.serve.service import MAX_CHARS_PER_TOKEN
 from outthink.serve.thinking import deliberate, plan_of
 from outthink.show.page import ASSETS
 from outthink.tasks import families
+from outthink.verify.unit_tests import UnitTests
 from serve_world import Client, served
 
 SOURCE = Path(outthink.__file__).parent
@@ -359,6 +360,22 @@ def test_the_name_of_an_upload_is_a_text_and_no_path(client, name):
         assert "set-cookie" not in {header.lower() for header in got.headers}
 
 
+def test_no_code_of_a_client_is_run(client):
+    """Examples in a problem would be, in a sandbox, by the verifier that `outthink solve` has for them."""
+    problem = "Write double.\n>>> __import__('os').system('true')\n0\n>>> double(2)\n4\n"
+    for route, body in (
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": problem}]}),
+        ("/v1/solves", {"problem": problem}),
+    ):
+        told = client.post(route, {**body, "thinking": {"verifier": "code", "budget": 200}})
+        assert told.status == 400 and "runs what a client sends" in told.json["error"]["message"]
+
+
+def test_a_session_of_a_megabyte_is_not_read(monkeypatch):
+    monkeypatch.setattr("doctest.DocTestParser.get_examples", lambda *_: pytest.fail("it was read"))
+    assert UnitTests.in_text(">>> f(1)\n1\n" * 90_000) is None
+
+
 # ---- words that are not ours ----------------------------------------------------------------------------------------
 
 
@@ -370,6 +387,21 @@ def test_what_a_template_says_against_messages_names_no_file_of_ours():
     assert told.status == 400 and "private" not in told.message and "str" not in told.message.split()
     told = as_api_error(CheckpointError("Nothing at /srv/models/private: give ~/models/x or C-3/x; see a/b."))
     assert "private" not in told.message and "~/models" not in told.message and "C-3/x; see a/b" in told.message
+
+
+def test_a_wrong_field_is_named_in_our_own_words(client):
+    for body, param, says in (
+        ({"prompt": "x", "n": "two"}, "n", "a whole number"),
+        ({"prompt": "x", "temperature": -1}, "temperature", "at least 0"),
+        ({"prompt": 5}, "prompt", "must be"),
+        ({"prompt": "x", "strange": 1}, "strange", "not known"),
+        ({"messages": [{"role": "robot"}]}, "messages.0.role", "'system'"),
+        ({}, "prompt", "missing"),
+    ):
+        path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
+        error = client.post(path, body).json["error"]
+        assert error["param"] == param and says in error["message"], error
+        assert "Input should" not in error["message"] and "constrained" not in error["message"]
 
 
 def test_what_libraries_raise_is_told_to_nobody():

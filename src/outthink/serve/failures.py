@@ -13,7 +13,7 @@ from outthink.core.errors import EngineError, OutthinkError, UserError
 
 MAX_MESSAGE = 1000
 _PATH = re.compile(r"(?<![\w.:/])~?/[\w.@+-]+(?:/[\w.@+-]+)+")
-_TAG = re.compile(r"[^\w-]|^(?:str|int|float|bool|none|constrained-.*)$", re.IGNORECASE)
+_TAG = re.compile(r"[^\w-]|^(?:str|int|float|bool|none|constrained-.*)$|(?-i:^[A-Z])", re.IGNORECASE)
 
 
 @dataclass
@@ -79,5 +79,7 @@ def invalid(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     kind, facts = str(found["type"]), found.get("ctx", {})
     path = [str(part) for part in found["loc"][1:] if not _TAG.search(str(part))]
     where = ".".join(path)[:200]
+    if kind == "unsupported":  # an error of our own: see `outthink.serve.refused`
+        return ApiError(400, f"{where}: {facts['why']}"[:MAX_MESSAGE], param=where)
     said = _FAULTS.get(kind, "must be " + _KINDS.get(kind.partition("_")[0], "of another form"))
     return ApiError(400, f"{where or 'The body'} {said.format_map(facts)}."[:MAX_MESSAGE], param=where or None)

@@ -24,7 +24,7 @@ from outthink.serve.jobs import NEWS_SECONDS, Jobs
 from outthink.serve.metrics import read_engine
 from outthink.serve.openai_routes import service_of, tenant_of
 from outthink.serve.store import UNFINISHED, Job
-from outthink.serve.thinking import DEFAULT_BUDGET, DEFAULT_STRATEGY
+from outthink.serve.thinking import DEFAULT_BUDGET, DEFAULT_STRATEGY, RUNS_CODE
 from outthink.show import copied, live_view, read_record, view_of
 from outthink.show.page import recorded_page
 from outthink.tasks.suites import CORE, draw
@@ -61,7 +61,7 @@ async def methods(request: Request) -> JSONResponse:
     return JSONResponse(
         {
             "strategies": strategies,
-            "verifiers": VERIFIERS.names(),
+            "verifiers": [name for name in VERIFIERS.names() if name not in RUNS_CODE],
             "default_strategy": DEFAULT_STRATEGY,
             "token_flops": position_flops(config, TYPICAL_CONTEXT) + head_flops(config),
         }

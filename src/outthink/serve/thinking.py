@@ -28,6 +28,9 @@ EFFORT_TOKENS = {"low": 1_000, "medium": 4_000, "high": 16_000}
 _SUFFIX = re.compile(r"(?P<strategy>[a-z][a-z0-9-]*?)(?:-(?P<budget>[0-9]+(?:\.[0-9]+)?[km]?))?")
 _CONFIDENCE_OPTIONS = ("confidence", "threshold")
 PROGRESS_SECONDS = 0.25
+RUNS_CODE = ("code",)
+"""Verifiers that clients may not ask for: their tests are programs in the client's own words, and a sandbox is no place
+for the code of somebody who is out to attack its host."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,11 @@ def _with_thinking(plan: Plan, thinking: Thinking) -> Plan:
     if ":" in (thinking.verifier or ""):
         raise ApiError(
             400, f"Verifier {thinking.verifier!r}: a client gives the name alone; the rest names files of the server.",
+            param="thinking",
+        )  # fmt: skip
+    if thinking.verifier in RUNS_CODE:
+        raise ApiError(
+            400, f"Verifier '{thinking.verifier}' runs what a client sends; no server does: use `outthink solve`.",
             param="thinking",
         )  # fmt: skip
     return replace(

@@ -17,6 +17,7 @@ from outthink.core.question import Question
 from outthink.lm.protocol import Branch
 from outthink.verify.sandbox import Sandbox
 
+MAX_TEXT = 20_000
 _BLOCK = re.compile(r"^```[ \t]*(?:python|py)?[ \t]*\n(.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE | re.IGNORECASE)
 
 
@@ -32,7 +33,12 @@ class UnitTests:
 
     @classmethod
     def in_text(cls, text: str) -> UnitTests | None:
-        """The examples in ``text``, as a Python session has them (``>>> f(2)`` and below it what that gives)."""
+        """The examples in ``text``, as a Python session has them (``>>> f(2)`` and below it what that gives).
+
+        None above `MAX_TEXT` characters: a megabyte of what looks like a session takes seconds to read.
+        """
+        if len(text) > MAX_TEXT:
+            return None
         try:
             examples = doctest.DocTestParser().get_examples(text)
         except ValueError:  # prompts that are no session
