@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_DEPTH = 32
 _EXACT = '%llguidance {"no_forcing": true}\nstart: '  # else forced text could be spelled in one way alone
 _SPACE = "( |\\n[ \\t]{0,40})?"  # unbounded, it is where a model that lost its way goes round for ever
-LIMITS: Mapping[str, int] = {
+LIMITS: Mapping[str, Any] = {
     "max_lexer_states": 50_000,  # 1 to 2 kB each
     "max_grammar_size": 200_000,
     "verbose_errors": False,
@@ -123,7 +123,7 @@ class Grammar:
     def accepts(self, text: str) -> bool:
         """Whether ``text`` is of the language, the whole of it."""
         matcher = self.matcher.deep_copy()
-        return matcher.consume_tokens(self.tokenizer.encode(text)) and matcher.is_accepting()
+        return matcher.consume_tokens(list(self.tokenizer.encode(text))) and matcher.is_accepting()
 
 
 class GrammarState:

@@ -56,7 +56,7 @@ class EventStream(Response):
                     if not started:
                         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                         started = True
-                    await write(f"data: {json.dumps(event, separators=(',', ':'))}\n\n".encode())
+                    await write(_framed(event))
             except (ApiError, OutthinkError, TimeoutError) as error:
                 failure = as_api_error(error)
                 if not started:
@@ -66,6 +66,13 @@ class EventStream(Response):
         if not started:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await write(b"data: [DONE]\n\n", more=False)
+
+
+def _framed(event: Any) -> bytes:
+    """An event on the wire; those of a response, which have a type, are named by it."""
+    kind = str(event.get("type", "")) if isinstance(event, dict) else ""
+    name = f"event: {kind}\n" if kind.startswith("response.") else ""
+    return f"{name}data: {json.dumps(event, separators=(',', ':'))}\n\n".encode()
 
 
 class Download(Response):

@@ -10,6 +10,7 @@ import json
 import random
 import resource
 import sys
+from typing import Any
 
 STEPS = 48
 
@@ -24,7 +25,7 @@ def main() -> None:
     sys.stdout.write(_trouble(asked["grammar"], asked["limits"]))
 
 
-def _trouble(grammar: str, limits: dict[str, int]) -> str:
+def _trouble(grammar: str, limits: dict[str, Any]) -> str:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
     matcher = LLMatcher(LLTokenizer("byte"), grammar, log_level=0, limits=LLParserLimits(**limits))

@@ -21,7 +21,7 @@ from outthink.lm.remote.connection import Patience
 from outthink.lm.remote.errors import InterruptedResponseError, StalledError, TransientError, UnusableResponseError
 from outthink.lm.remote.growing import Growing
 from outthink.lm.remote.meter import Meter
-from outthink.lm.remote.prefix import Prefix
+from outthink.lm.remote.prefix import PAGE, Prefix
 from outthink.lm.remote.purse import Deposit
 from outthink.lm.remote.server import Server
 from outthink.lm.remote.wire import Reading, read, request
@@ -110,8 +110,8 @@ class _Work:
     async def _reserve(self, requests: int) -> list[Growing]:
         """Set tokens aside for prompts and texts; returns the children that can be paid for at least one token."""
         prefix, n = self.prefix, len(self.children)
-        first = max(0, prefix.most - (prefix.paid if self.route.caches else 0))
-        more = 0 if self.route.caches else prefix.most
+        first = max(0, prefix.most - (prefix.surely_cached if self.route.caches else 0))
+        more = min(prefix.most, PAGE) if self.route.caches else prefix.most
         longest = math.inf if self.until.max_tokens is None else self.until.max_tokens
         self.deposit = await self.server.bank.take(self.ledger, first + 1, first + more * (requests - 1) + n * longest)
         left = self.deposit.left

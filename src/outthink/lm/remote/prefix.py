@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+PAGE = 64  # positions; servers cache pages of 1 to 64
+
 
 @dataclass
 class Prefix:
@@ -61,6 +63,11 @@ class Prefix:
             return len(self.ids)
         spoken = sum(len(m["content"].encode()) + len(m["role"]) + 16 for m in self.messages)
         return spoken + len((self.text or "").encode()) + 4
+
+    @property
+    def surely_cached(self) -> int:
+        """How many of its positions a server that caches need not compute again: it keeps whole pages."""
+        return max(0, self.paid - PAGE)
 
     @property
     def guess(self) -> int:

@@ -32,7 +32,7 @@ async def score(server: Server, prefix: Prefix, text: str, ids: tuple[int, ...] 
         return []
     if ledger.tokens_left < math.inf:
         await server.learn(whole)
-    known = whole.paid if route.caches else 0
+    known = whole.surely_cached if route.caches else 0
     least = max(0, whole.most - known) + 1
     deposit = await server.bank.take(ledger, least, least)
     try:
