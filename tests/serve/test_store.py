@@ -1,5 +1,6 @@
 """The job database, SQLite and a real PostgreSQL alike: what is kept, whose it is, which version, who works on it."""
 
+import os
 import sqlite3
 import threading
 
@@ -133,6 +134,28 @@ def test_work_is_taken_up_once_its_owner_is_dead_and_by_its_own_model(url):
     assert Store(third).adopted("m") == []
     for each in (other, third):
         each.close()
+
+
+def die(database):
+    """End as a killed process does: its lock and its connections go, and nothing is written."""
+    if database._lock is not None:
+        os.close(database._lock)
+        database._lock = None
+    database.connections.dispose()
+
+
+def test_deaths_are_counted_and_stops_are_not(url):
+    database = Database(url)
+    job, batch = Store(database).add("me", "m", {}), BatchStore(database).add("me", "m", "f", "/v1/completions", {})
+    for count, end in enumerate((die, die, Database.close, die)):
+        end(database)
+        database = Database(url)
+        expected = count + (count < 2)
+        assert [(each.id, each.deaths) for each in Store(database).adopted("m")] == [(job.id, expected)]
+        assert [(each.id, each.deaths) for each in BatchStore(database).adopted("m")] == [(batch.id, expected)]
+    BatchStore(database).forgive(batch.id)
+    assert BatchStore(database).get(batch.id, "me").deaths == 0
+    database.close()
 
 
 def test_of_many_that_start_at_once_one_takes_each_piece_up(url):

@@ -109,7 +109,11 @@ def _work(model: Model, config: ServeConfig, rows: Sequence[Row], results: Resul
 
         loop = asyncio.get_running_loop()
         task = asyncio.ensure_future(answer(app, service, left, config.max_running, keep))
-        with first_interrupt(lambda: loop.call_soon_threadsafe(task.cancel)):
+
+        def stop() -> None:
+            loop.call_soon_threadsafe(task.cancel)
+
+        with first_interrupt(stop):
             await asyncio.wait((task,))
         if task.cancelled():
             return True

@@ -44,7 +44,9 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch as it is stored. ``details``: what else clients see of it, under the names that they know."""
+    """A batch as it is stored. ``details``: what else clients see of it, under the names that they know; ``deaths``: of
+    processes that worked on it, since a row of it was last finished.
+    """
 
     id: str
     tenant: str
@@ -55,6 +57,7 @@ class Batch:
     details: Mapping[str, Any]
     owner: str | None
     model: str | None
+    deaths: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As clients see it."""
@@ -150,6 +153,10 @@ class BatchStore:
     def set(self, batch_id: str, status: str, details: Mapping[str, Any]) -> None:
         """Note where an unfinished batch stands."""
         self.database.write(_set(batch_id, status, details))
+
+    def forgive(self, batch_id: str) -> None:
+        """Forget who died over a batch: it gets on."""
+        self.database.write(BATCHES.update().where(BATCHES.c.id == batch_id).values(deaths=0))
 
     def add_results(self, batch_id: str, results: Iterable[Result]) -> None:
         """Store what became of rows, all or none."""

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from pydantic import Field, StringConstraints
 
 from outthink.serve.batch_store import UNFINISHED, Batch, BatchStore
+from outthink.serve.database import MAX_DEATHS
 from outthink.serve.failures import ApiError
 from outthink.serve.rows import Endpoint, Fault, Row, check_rows, read_rows, run_row, undone
 from outthink.serve.schema import Name, Strict
@@ -47,7 +48,7 @@ class BatchRequest(Strict):
 @dataclass
 class Work:
     """A batch that this process works on. ``rows``: the task that works off its rows, once there is one; ``bytes``:
-    how large its results are together.
+    how large its results are together; ``deaths``: of processes that got no further with it.
     """
 
     batch: Batch
@@ -56,6 +57,7 @@ class Work:
     rows: asyncio.Task[None] | None = None
     cancelled: bool = False
     bytes: int = 0
+    deaths: int = 0
 
 
 @dataclass
@@ -131,7 +133,9 @@ class Batches:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _launch(self, batch: Batch) -> None:
-        work = self.working[batch.id] = Work(batch, dict(batch.details), cancelled=batch.status == "cancelling")
+        work = self.working[batch.id] = Work(
+            batch, dict(batch.details), cancelled=batch.status == "cancelling", deaths=batch.deaths or 0
+        )
         # In a context of its own: the moments and spans of the request that began it end with that request.
         work.task = asyncio.create_task(self._run(work), context=Context())
         work.task.add_done_callback(lambda task: self._over(batch.id, task))
@@ -160,6 +164,11 @@ class Batches:
             work.details |= {"request_counts": {"total": len(rows), "completed": 0, "failed": 0}}
             work.details.setdefault("in_progress_at", int(time.time()))
             await self.stored.insist(self.store.set, batch.id, "in_progress", work.details)
+        if work.deaths >= MAX_DEATHS:
+            told = {"code": "fatal", "message": f"The server died {MAX_DEATHS} times over the next rows.", "line": None}
+            work.details["errors"] = {"object": "list", "data": [{**told, "param": None}]}
+            await self._finish(work, "failed", rows)
+            return
         status = await self._work_off(work, [row for row in rows if row.number not in done])
         if status is not None:
             await self._finish(work, status, rows)
@@ -201,6 +210,9 @@ class Batches:
                 if result is not None:  # kept before the next is begun: so a kill costs only what was in flight
                     work.bytes += len(result.line)
                     await self.stored.insist(self.store.add_results, batch.id, [result])
+                    if work.deaths:
+                        work.deaths = 0
+                        await self.stored.insist(self.store.forgive, batch.id)
 
     async def _fail(self, work: Work, faults: Sequence[Fault]) -> None:
         work.details["errors"] = {"object": "list", "data": [fault.to_json() for fault in faults]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import secrets
 import threading
@@ -11,7 +12,21 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, Float, Integer, LargeBinary, MetaData, String, Table, Text, event, inspect, select, text
+from sqlalchemy import (
+    Column,
+    Float,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    event,
+    func,
+    inspect,
+    select,
+    text,
+)
 from sqlalchemy import create_engine as connect
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.engine import Engine as Connections
@@ -21,7 +36,7 @@ from sqlalchemy.pool import StaticPool
 from outthink.core.errors import OutthinkError, UserError
 
 VERSION = 2
-"""Of the tables. 1 had `SOLVES` without ``owner`` and ``model``, and `SETTINGS`; it is brought up when it is opened."""
+"""Of the tables. 1 had `SOLVES` without the last three columns, and `SETTINGS`; it is brought up when it is opened."""
 
 METADATA = MetaData()
 SETTINGS = Table(
@@ -42,6 +57,7 @@ SOLVES = Table(
     Column("result", Text),
     Column("owner", String(64)),
     Column("model", Text),
+    Column("deaths", Integer),
 )
 FILES = Table(
     "files",
@@ -66,6 +82,7 @@ BATCHES = Table(
     Column("details", Text, nullable=False),
     Column("owner", String(64)),
     Column("model", Text),
+    Column("deaths", Integer),
 )
 ROWS = Table(
     "batch_rows",
@@ -76,6 +93,9 @@ ROWS = Table(
     Column("line", Text, nullable=False),
 )
 _OWNED = (SOLVES, BATCHES)
+MAX_DEATHS = 3
+"""Of processes that worked on a piece of work, before it is suspected to be the cause."""
+log = logging.getLogger("outthink.serve")
 _HELP = "Give --database an SQLAlchemy URL, such as sqlite:////var/lib/outthink/jobs.db or postgresql://user@host/name."
 
 
@@ -138,15 +158,23 @@ class Database:
         return changed
 
     def adopt(self, table: Table, unfinished: Sequence[str], model: str) -> None:
-        """Make this process the owner of ``model``'s unfinished work in ``table`` whose owner has died."""
+        """Make this process the owner of ``model``'s unfinished work in ``table`` whose owner has ended.
+
+        ``deaths`` counts how often that was not by `close`.
+        """
         abandoned = table.c.status.in_(unfinished) & ((table.c.model == model) | table.c.model.is_(None))
         for (owner,) in self.all(select(table.c.owner).where(abandoned).distinct()):
             if owner is None or (owner != self.owner and not self._lives(owner)):
                 same = table.c.owner.is_(None) if owner is None else table.c.owner == owner
-                self.write(table.update().where(abandoned & same).values(owner=self.owner))
+                deaths = func.coalesce(table.c.deaths, 0) + int(owner is not None)
+                self.write(table.update().where(abandoned & same).values(owner=self.owner, deaths=deaths))
 
     def close(self) -> None:
-        """Close every connection, and let go of what this process owned."""
+        """Let go of what this process owns, and close every connection."""
+        try:
+            self.write(*(table.update().where(table.c.owner == self.owner).values(owner=None) for table in _OWNED))
+        except StoreError as error:  # it will count as dead
+            log.warning("unfinished work was not let go of: %s", error)
         self.connections.dispose()
         if self._lock is not None and self._file is not None:
             _lock_path(self._file, self.owner).unlink(missing_ok=True)
@@ -228,7 +256,7 @@ def _upgrade(connection: Connection) -> None:
         return
     if found == 1:
         columns = {column["name"] for column in inspect(connection).get_columns("solves")}
-        for name, kind in (("owner", "VARCHAR(64)"), ("model", "TEXT")):
+        for name, kind in (("owner", "VARCHAR(64)"), ("model", "TEXT"), ("deaths", "INTEGER")):
             if name not in columns:  # it may be: a kill can come between the steps
                 connection.execute(text(f"ALTER TABLE solves ADD COLUMN {name} {kind}"))
     METADATA.create_all(connection)

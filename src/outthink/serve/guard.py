@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import FastAPI
+from starlette.types import Message, Receive, Scope, Send
 
 from outthink.serve.config import ServeConfig
 from outthink.serve.failures import ApiError
@@ -34,7 +35,7 @@ class Guard:
     its key, so that no key is held in a cache's or a table's name.
     """
 
-    app: ASGIApp
+    app: FastAPI
     config: ServeConfig
     watch: Watch
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))

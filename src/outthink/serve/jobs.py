@@ -15,6 +15,7 @@ from outthink.core.posterior import Posterior
 from outthink.core.question import parse_answer
 from outthink.core.sampling import Sampling
 from outthink.lm.local import LocalLM
+from outthink.serve.database import MAX_DEATHS
 from outthink.serve.failures import ApiError, as_api_error
 from outthink.serve.schema import SolveRequest
 from outthink.serve.service import GRACE, Service
@@ -53,7 +54,10 @@ class Jobs:
     async def start(self) -> None:
         """Go on with what is queued or was being worked on."""
         for job in await asyncio.to_thread(self.store.adopted, self.service.name):
-            self._launch(job)
+            if (job.deaths or 0) >= MAX_DEATHS:
+                await asyncio.to_thread(self.store.set, job.id, "failed", _fatal().body()["error"])
+            else:
+                self._launch(job)
 
     async def submit(self, tenant: str, request: SolveRequest) -> Job:
         """Queue a solve. Raises, before anything is stored, what the request's plan raises, ApiError 400 for a problem
@@ -188,6 +192,10 @@ def plan_of_solve(request: SolveRequest) -> Plan:
     plan = plan_of(request.thinking)
     assert plan is not None
     return plan
+
+
+def _fatal() -> ApiError:
+    return ApiError(500, f"The server died {MAX_DEATHS} times while it worked on this.", "server_error", code="fatal")
 
 
 def so_far(lm: LocalLM) -> dict[str, Any]:

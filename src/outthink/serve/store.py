@@ -20,7 +20,7 @@ UNFINISHED = ("queued", "running")
 class Job:
     """A solve as it is stored. ``status``: queued, running, done, failed or cancelled; times in seconds, epoch.
 
-    ``owner``: the process that works on it; ``model``: who answers.
+    ``owner``: the process that works on it; ``model``: who answers; ``deaths``: of processes that worked on it.
     """
 
     id: str
@@ -32,6 +32,7 @@ class Job:
     result: Mapping[str, Any] | None
     owner: str | None = None
     model: str | None = None
+    deaths: int | None = None
 
 
 class Store:
