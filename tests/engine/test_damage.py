@@ -107,10 +107,11 @@ async def test_pages_that_held_damage_serve_others_as_well_as_new_ones(kind: str
         found = []
         for prompt in prompts:
             if damage:
-                ill = await lm.root([*prompt * 3, 7])
-                with pytest.raises(EngineError, match=r"position 90, after token 7.*weights are damaged"):
-                    await ill.extend(2, MANY)
-                await ill.close()
+                for end, told in ((), "position 90, after token 7"), (prompt[:5], "not finite"):  # told by what follows
+                    ill = await lm.root([*prompt * 3, 7, *end])
+                    with pytest.raises(EngineError, match=rf"{told}.*weights are damaged"):
+                        await ill.extend(2, MANY)
+                    await ill.close()
             root = await lm.root(prompt)
             [child] = await root.extend(1, MANY)
             found.append((child.tokens, np.array(child.log_probs)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-import outthink.engine.engine
+import outthink.engine.growth
 from conftest import ByteTokenizer
 from engine.fakes import expected_child
 from engine.world import COSTS, World, make_engine
@@ -136,7 +136,7 @@ by_call.count = 0
 def test_a_sampler_that_looks_at_the_batch_is_noticed(
     tiny_transformer: Transformer, broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outthink.engine.engine, "sample", broken)
+    monkeypatch.setattr(outthink.engine.growth, "sample", broken)
     a, b = in_both_orders(tiny_transformer)
     assert a != b
     seen = in_company(tiny_transformer, SAMPLINGS[0])
@@ -147,7 +147,7 @@ def test_a_sampler_that_forgets_the_key_is_noticed(
     tiny_transformer: Transformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forgets = lambda logits, rows: sample(logits, [Row(r.sampling, 0, r.position) for r in rows])  # noqa: E731
-    monkeypatch.setattr(outthink.engine.engine, "sample", forgets)
+    monkeypatch.setattr(outthink.engine.growth, "sample", forgets)
     with pytest.raises(AssertionError):
         test_other_seeds_and_keys_give_other_tokens(tiny_transformer)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence as Tokens
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -93,7 +93,7 @@ def test_the_first_of_two_equal_stops_in_one_token_ends_the_completion() -> None
     extend = Extend(
         Sequence([0], 0), Ledger(), print, print, Prompt(1, 0), keys=[0], until=Until(stop=("--",)), limit=9
     )
-    generation = Generation(extend, 0, 1)
+    generation = Generation(extend, 0, 1, 0)
     assert generation.accept(0, b"x--y--z", frozenset(), 2) == "stop"
     assert (bytes(generation.text), generation.completion) == (b"x--y--z", "x")
 
@@ -153,6 +153,7 @@ def by_characters(line: Tokens[int], stops: tuple[str, ...], max_tokens: int) ->
     return max_tokens, b"".join(PIECES[t] for t in line[:max_tokens]).decode(errors="replace")
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([A, B, C, AB, BC, C3, A9, NE, NEWLINE, MARK]), min_size=12, max_size=12),
     st.lists(st.text("abcé\n", min_size=1, max_size=4), max_size=3).map(tuple),

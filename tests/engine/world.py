@@ -33,10 +33,9 @@ def make_engine(
     backend: HashBackend | None = None,
 ) -> Engine:
     """An engine over the hash backend, with the parts under test."""
-    engine = Engine(backend or HashBackend(num_pages, page_size), FakeVocabulary(), COSTS, max_positions, limits)
-    engine.cache = cache(num_pages, page_size)
-    engine.scheduler = scheduler(engine.cache, limits or Limits())
-    return engine
+    made = scheduler(cache(num_pages, page_size), limits or Limits())
+    backend = backend or HashBackend(num_pages, page_size)
+    return Engine(backend, FakeVocabulary(), COSTS, max_positions, scheduler=made)
 
 
 @dataclass(eq=False, repr=False)

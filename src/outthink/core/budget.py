@@ -8,7 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol
+from weakref import WeakSet
 
 from outthink.core.errors import BudgetError
 
@@ -132,6 +133,12 @@ class Bill:
         )
 
 
+class Settable(Protocol):
+    """What can be told that something has changed, such as a ``threading.Event``."""
+
+    def set(self) -> object: ...
+
+
 class Ledger:
     """The budget and the bill of one piece of work; safe to charge from any thread.
 
@@ -158,6 +165,7 @@ class Ledger:
         self._bill = Bill()
         self._lock = threading.Lock()
         self._cancelled = False
+        self._watchers: WeakSet[Settable] = WeakSet()
 
     def charge(
         self,
@@ -189,6 +197,8 @@ class Ledger:
                 verifier_flops=bill.verifier_flops + verifier_flops,
                 estimated=bill.estimated + estimated,
             )
+            for watcher in self._watchers:
+                watcher.set()
         if self._parent is not None:
             self._parent.charge(
                 prefilled=prefilled,
@@ -204,7 +214,19 @@ class Ledger:
 
     def cancel(self) -> None:
         """Declare the budget spent: work in flight is cut at the next step and strategies return what they have."""
-        self._cancelled = True
+        with self._lock:
+            self._cancelled = True
+            for watcher in self._watchers:
+                watcher.set()
+
+    def watch(self, watcher: Settable) -> None:
+        """Have ``watcher.set()`` called whenever this ledger, or one that it is a slice of, is charged or cancelled.
+
+        From whatever thread does so. It is forgotten when nobody else holds it.
+        """
+        for ledger in self.line:
+            with ledger._lock:
+                ledger._watchers.add(watcher)
 
     @property
     def bill(self) -> Bill:

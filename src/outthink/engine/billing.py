@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from outthink.core.budget import Ledger
-from outthink.engine.sequence import Sequence, Task
+from outthink.engine.sequence import Reading, Sequence, Task
+from outthink.kv import PagedCache
 from outthink.scheduling import Slice
 
 Draw = tuple[Sequence, NDArray[np.float32]]  # a child that is to draw a token, and the logits that it draws from
@@ -62,6 +63,27 @@ class Purse:
         """How many of ``count`` positions from ``start`` on can be paid for; those paid before are free."""
         paid = max(0, min(sequence.progress[0], start + count) - start)
         return count if paid == count else paid + self.take(payer(sequence).ledger, count - paid)
+
+
+def unpayable(tasks: Iterable[Task], cache: PagedCache) -> Iterator[Task]:
+    """The tasks whose ledger is exhausted, or cannot pay for what must be computed before their first token."""
+    tasks = list(tasks)
+    spent = {ledger: ledger.exhausted for ledger in {task.ledger for task in tasks}}
+    purse = Purse()
+    for task in tasks:
+        waits = task in task.parent.tasks
+        if spent[task.ledger] or (waits and purse.take(task.ledger, price := _price(task, cache)) < price):
+            yield task
+
+
+def _price(task: Task, cache: PagedCache) -> int:
+    """Tokens that a task must be able to pay before its first draw: one, or what a reading needs at least, and its
+    parent's unbilled positions if it is the one to pay for them."""
+    parent, own = task.parent, task.price if isinstance(task, Reading) else 1
+    if parent.tasks[0] is not task:
+        return own
+    known = parent.lease.length if parent.lease else cache.peek(parent.tokens, parent.namespace)
+    return len(parent.tokens) - max(parent.progress[0], known) + own
 
 
 def payer(sequence: Sequence) -> Task:

@@ -10,60 +10,67 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Tokens
-from typing import Protocol
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from outthink.core.budget import Ledger
-from outthink.core.errors import EngineError, SamplingError
-from outthink.engine.billing import Costs, Purse, Stats, bill, split_affordable
+from outthink.engine.ahead import Ahead, Interrupt
+from outthink.engine.billing import Costs, Draw, Purse, Stats, bill, unpayable
+from outthink.engine.damage import damaged, tasks_of
+from outthink.engine.gangs import Gangs
+from outthink.engine.growth import Growth, Vocabulary, grown_by, num_unborn
 from outthink.engine.pack import pack, page_copies
-from outthink.engine.sampler import Row, sample
-from outthink.engine.sequence import Extend, Generation, Judge, Reading, Sequence, Task
+from outthink.engine.reading import Readings
+from outthink.engine.sequence import Extend, Reading, Sequence, Task
 from outthink.kernels.step import Backend
 from outthink.kv import PagedCache
-from outthink.scheduling import Gang, Limits, Scheduler, Slice, pending
-
-
-class Vocabulary(Protocol):
-    """What the engine asks of a tokenizer."""
-
-    @property
-    def eos_ids(self) -> Iterable[int]: ...
-
-    def token_bytes(self, token_id: int) -> bytes: ...
-
-    def is_special(self, token_id: int) -> bool: ...
+from outthink.scheduling import Limits, Scheduler, Slice, pending
 
 
 class Engine:
-    """Schedules, computes, samples and settles. Not thread-safe but for `submit` and `has_inbox`."""
+    """Schedules, computes, samples and settles. Not thread-safe but for `submit`, `interrupt` and `has_inbox`."""
 
     def __init__(
-        self, backend: Backend, vocabulary: Vocabulary, costs: Costs, max_positions: int, limits: Limits | None = None
+        self,
+        backend: Backend,
+        vocabulary: Vocabulary,
+        costs: Costs,
+        max_positions: int,
+        limits: Limits | None = None,
+        scheduler: Scheduler[Sequence] | None = None,
     ) -> None:
         self.backend, self.vocabulary, self.costs = backend, vocabulary, costs
         self.max_positions = min(max_positions, (backend.num_pages - 1) * backend.page_size)
-        self.cache = PagedCache(backend.num_pages, backend.page_size)
-        self.scheduler: Scheduler[Sequence] = Scheduler(self.cache, limits or Limits())
+        cache = PagedCache(backend.num_pages, backend.page_size)
+        self.scheduler: Scheduler[Sequence] = scheduler or Scheduler(cache, limits or Limits())
+        self.cache = self.scheduler.cache
         self.stats = Stats()
+        self.alone = True  # whether no other engine waits for the thread; told by who steps it
         self._inbox: deque[Callable[[], None]] = deque()
         self._ready: list[Extend | Reading] = []
         self._tasks: dict[Task, None] = {}
         self._roots: dict[tuple[str, tuple[int, ...]], Sequence] = {}
-        self._gangs: WeakKeyDictionary[Ledger, Gang] = WeakKeyDictionary()
         self._arrivals = itertools.count()
-        self._eos = frozenset(vocabulary.eos_ids)
+        self._gangs = Gangs(self._arrivals)
+        self._interrupt = Interrupt()
+        self.growth = Growth(backend, vocabulary, self.scheduler, self.stats, self._grown, self._fail_task)
+        self._readings = Readings(self.scheduler, self.open_child, self.close, self._end)
+        decoder, parts = self.growth.decoder, (self.scheduler, self.growth, self.stats, self._interrupt)
+        self._ahead = None if decoder is None else Ahead(backend, decoder, *parts)
         self._broken: BaseException | None = None
 
     # ---- one turn -------------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """Take what was asked, schedule, run, sample, settle. Returns whether there may be more to do."""
+        """Take what was asked, schedule, run, sample, settle. Returns whether there may be more to do.
+
+        Where all that is wanted is one token after another, several such steps at once: see `Ahead`.
+        """
         self.step_inbox()
-        self._cut_spent()
+        for task in unpayable(self._tasks, self.cache):
+            self._cut(task, "budget")
+        if self._ahead is not None and not self._ready and self._ahead.run(self.costs, one=not self.alone):
+            return self.busy
         slices = self.scheduler.schedule(Purse().allow)
         self.stats.steps += bool(slices)
         if slices:
@@ -80,7 +87,7 @@ class Engine:
             draws = []
         draws += self._start_ready()
         if draws:
-            self._settle_draws(draws)
+            self.growth.draw(draws)
         return self.busy
 
     # ---- what others ask (through `submit`) ------------------------------------------------------------------------
@@ -88,6 +95,11 @@ class Engine:
     def submit(self, command: Callable[[], None]) -> None:
         """Have ``command`` run on the stepping thread, between steps. Safe to call from any thread."""
         self._inbox.append(command)
+        self._interrupt.set()
+
+    def interrupt(self) -> None:
+        """Have `step` come back after what is being computed. Safe to call from any thread."""
+        self._interrupt.set()
 
     @property
     def has_inbox(self) -> bool:
@@ -134,8 +146,9 @@ class Engine:
             task.failed(self._broken)
             return
         self._tasks[task] = None
+        task.ledger.watch(self._interrupt)
         parent = task.parent
-        task.gang = self._gang_of(task)
+        task.gang = self._gangs.of(task)
         if task.ledger.exhausted:
             self._cut(task, "budget")
         elif isinstance(task, Extend) and len(parent.tokens) >= task.limit:
@@ -154,7 +167,7 @@ class Engine:
         """Drop a task and everything that it grew; frees its pages now."""
         if not task.over:
             self._end(task)
-            for sequence in _grown(task):
+            for sequence in grown_by(task):
                 self.close(sequence)
 
     def close(self, sequence: Sequence) -> None:
@@ -183,27 +196,9 @@ class Engine:
 
     def step_inbox(self) -> None:
         """Run the commands that were submitted."""
+        self._interrupt.clear()  # first, so that what is submitted from now on is not missed
         while self._inbox:
             self._inbox.popleft()()
-
-    def _cut_spent(self) -> None:
-        """Cut the tasks whose ledger is exhausted or cannot pay for what must be computed before their first token."""
-        spent = {ledger: ledger.exhausted for ledger in {task.ledger for task in self._tasks}}
-        purse = Purse()
-        for task in list(self._tasks):
-            if spent[task.ledger] or (
-                task in task.parent.tasks and purse.take(task.ledger, price := self._price(task)) < price
-            ):
-                self._cut(task, "budget")
-
-    def _price(self, task: Task) -> int:
-        """Tokens that a task must be able to pay before its first draw: one, or what a reading needs at least, and its
-        parent's unbilled positions if it is the one to pay for them."""
-        parent, own = task.parent, task.price if isinstance(task, Reading) else 1
-        if parent.tasks[0] is not task:
-            return own
-        known = parent.lease.length if parent.lease else self.cache.peek(parent.tokens, parent.namespace)
-        return len(parent.tokens) - max(parent.progress[0], known) + own
 
     def _cut(self, task: Task, reason: str) -> None:
         """End a task with what it has so far."""
@@ -211,47 +206,30 @@ class Engine:
         if isinstance(task, Extend):
             for child in list(task.children):
                 if child.generation is not None and child.generation.finish is None:
-                    self._finish(child, reason)
+                    self.growth.finish(child, reason)
             while not task.over and len(task.children) < len(task.keys):
-                self._finish(self._new_child(task), reason)
+                self.growth.finish(self._new_child(task), reason)
         elif isinstance(task, Reading):
-            self._end_reading(task)
+            self._readings.end(task)
 
     def _fail_damaged(
         self, slices: list[Slice[Sequence]], logits: NDArray[np.float32], rows: NDArray[np.int32]
     ) -> None:
         """Fail the tasks of sequences whose logits are not finite, and let go of what was computed for them."""
-        damaged = set(rows[~np.isfinite(logits).all(axis=1)].tolist())
-        first = 0
-        for piece in slices if damaged else ():
-            found = damaged.intersection(range(first, first + piece.count))
-            sequence, position = piece.sequence, piece.start + min(found, default=first) - first
-            first += piece.count
-            if not found or sequence.lease is None:  # closed with a sibling that was damaged too
+        for sequence, error in damaged(slices, logits, rows):
+            if sequence.lease is None:  # closed with a sibling that was damaged too
                 continue
-            error = EngineError(
-                f"The model computed logits that are not finite at position {position}, after token "
-                f"{sequence.tokens[position]}: its weights are damaged, or their number format is too narrow. Only "
-                "this request was ended."
-            )
-            generation, reading = sequence.generation, sequence.reading
-            for task in list(sequence.tasks):
+            for task in tasks_of(sequence):
                 self._fail_task(task, error)
-            if reading is not None:
-                self._fail_task(reading, error)
-            elif generation is not None and generation.finish is None:
-                self._fail_task(generation.extend, error)
             self.scheduler.drop(sequence)
 
-    def _settle_slices(
-        self, slices: Iterable[tuple[Slice[Sequence], int]], logits: NDArray[np.float32]
-    ) -> list[tuple[Sequence, NDArray[np.float32]]]:
+    def _settle_slices(self, slices: Iterable[tuple[Slice[Sequence], int]], logits: NDArray[np.float32]) -> list[Draw]:
         """Hand each complete sequence its logits, from the given row on; returns the draws to be made."""
         draws = []
         for piece, row in slices:
             sequence = piece.sequence
             if sequence.reading is not None:
-                self._settle_reading(sequence.reading, piece, logits[row : row + piece.count])
+                self._readings.settle(sequence.reading, piece, logits[row : row + piece.count])
             elif pending(sequence) == 0 and sequence.generation is not None and sequence.generation.finish is None:
                 draws.append((sequence, logits[row]))
             elif pending(sequence) == 0:
@@ -261,13 +239,13 @@ class Engine:
                 self.scheduler.rest(sequence)
         return draws
 
-    def _start_ready(self) -> list[tuple[Sequence, NDArray[np.float32]]]:
+    def _start_ready(self) -> list[Draw]:
         """Start the tasks whose parent's logits are known; returns the first draws of their children.
 
         No more children are born in one step than a step may compute; the others follow in the next. Those of small
         families go first, so that a large one holds up nobody.
         """
-        ready, self._ready = sorted(self._ready, key=_num_unborn), []
+        ready, self._ready = sorted(self._ready, key=num_unborn), []
         draws, room = [], self.scheduler.limits.max_sequences
         for task in ready:
             if task.over:
@@ -287,134 +265,26 @@ class Engine:
                 if len(task.children) < len(task.keys):
                     self._ready.append(task)
             else:
-                self._start_reading(task, logits)
+                self._readings.start(task, logits)
         return draws
-
-    def _settle_draws(self, draws: list[tuple[Sequence, NDArray[np.float32]]]) -> None:
-        """Draw a token for each sequence that may still pay for one; finish those that stop or may not."""
-        affordable, others = split_affordable(self._constrained(draws))
-        for sequence, logits in others:
-            if sequence.tail_logits is not logits:  # nothing follows them, so they stay the last
-                sequence.tail_logits = logits.copy()
-            self._finish(sequence, "budget")
-        if not affordable:
-            return
-        drawn = sample([logits for _, logits in affordable], [_row(sequence) for sequence, _ in affordable])
-        self.stats.drawn += len(affordable)
-        tokens, log_probs = drawn.tokens.tolist(), drawn.log_probs.tolist()
-        sample_log_probs = drawn.sample_log_probs.tolist()
-        for i, (sequence, _) in enumerate(affordable):
-            generation, token = _generation(sequence), tokens[i]
-            sequence.tokens.append(token)
-            sequence.tail_logits = None
-            sequence.billed = len(sequence.tokens)
-            generation.log_probs.append(log_probs[i])
-            generation.sample_log_probs.append(sample_log_probs[i])
-            if generation.extend.sampling.top_logprobs:
-                generation.top_log_probs.append(drawn.top[i])
-            if (on_draw := generation.extend.on_draw) is not None:
-                on_draw(generation.index, token, log_probs[i], drawn.top[i])
-            piece = b"" if self.vocabulary.is_special(token) else self.vocabulary.token_bytes(token)
-            finish = generation.accept(token, piece, self._eos, len(sequence.tokens))
-            self._show(generation, piece)
-            if finish is not None:
-                self._finish(sequence, finish)
-            elif len(sequence.tokens) == generation.start + 1:
-                self.scheduler.add(sequence)
-
-    def _constrained(
-        self, draws: list[tuple[Sequence, NDArray[np.float32]]]
-    ) -> list[tuple[Sequence, NDArray[np.float32]]]:
-        """Find out what each sequence that is kept within a language may draw; fail the tasks of those that are stuck.
-        Returns the draws that are left.
-        """
-        if all(_generation(sequence).state is None for sequence, _ in draws):
-            return draws
-        for sequence, _ in draws:
-            generation = _generation(sequence)
-            if not generation.extend.over:
-                try:
-                    generation.constrain(sequence.tokens)
-                except SamplingError as error:
-                    self._fail_task(generation.extend, error)
-        return [draw for draw in draws if not _generation(draw[0]).extend.over]
 
     # ---- small steps -----------------------------------------------------------------------------------------------
 
     def _new_child(self, extend: Extend) -> Sequence:
         """The next child of ``extend``, with its parent's tokens and a hold on its pages."""
-        child = self.open_child(extend.parent, ())
-        child.gang, child.generation = extend.gang, Generation(extend, len(extend.children), len(child.tokens))
-        child.generation.state = None if extend.state is None else extend.state.copy()
-        extend.children.append(child)
-        extend.growing += 1
-        return child
+        return self.growth.begin(extend, self.open_child(extend.parent, ()))
 
-    def _finish(self, child: Sequence, finish: str) -> None:
-        generation = _generation(child)
-        extend = generation.extend
-        generation.finish = finish
-        self._show(generation, b"")
-        if extend.on_end is not None:
-            extend.on_end(child)
-        self.scheduler.rest(child)
-        extend.growing -= 1
-        if extend.growing == 0 and len(extend.children) == len(extend.keys):
-            self._end(extend)
-            extend.done(extend.children)
-
-    def _show(self, generation: Generation, piece: bytes) -> None:
-        """Stream what a token adds to the text, as far as it is complete as UTF-8; all of it where the text ends."""
-        text = generation.decoder.decode(piece, generation.finish is not None)
-        if text and (on_token := generation.extend.on_token) is not None:
-            on_token(generation.index, text)
-
-    def _start_reading(self, task: Reading, logits: NDArray[np.float32]) -> None:
-        if task.ledger.tokens_left < task.price:
-            self._cut(task, "budget")
-            return
-        following = task.begin(logits)
-        if task.complete:
-            self._end_reading(task)
-            return
-        task.sequence = self.open_child(task.parent, following)
-        task.sequence.gang, task.sequence.reading = task.gang, task
-        self.scheduler.add(task.sequence)
-
-    def _settle_reading(self, task: Reading, piece: Slice[Sequence], logits: NDArray[np.float32]) -> None:
-        task.take(logits[max(0, task.next_row - piece.start) :])  # but for rows computed before a preemption
-        if task.complete:
-            piece.sequence.tail_logits = logits[-1].copy()
-            self._end_reading(task)
-
-    def _end_reading(self, task: Reading) -> None:
-        """Hand over what was read; the sequence of a complete judgement with it, any other is closed."""
-        self._end(task)
-        sequence = task.sequence
-        if sequence is not None:
-            sequence.reading = None
-            if isinstance(task, Judge) and task.complete:
-                self.scheduler.rest(sequence)
-            else:
-                self.close(sequence)
-                sequence = None
-        task.done((task.read, sequence) if isinstance(task, Judge) else task.read)
+    def _grown(self, extend: Extend) -> None:
+        self._end(extend)
+        extend.done(extend.children)
 
     def _fail_task(self, task: Task, error: BaseException) -> None:
         """End a task with ``error`` and drop what it grew."""
         if not task.over:
             self._end(task)
             task.failed(error)
-            for sequence in _grown(task):
+            for sequence in grown_by(task):
                 self.close(sequence)
-
-    def _gang_of(self, task: Task) -> Gang:
-        """As what a task competes: all that is paid from one whole ledger is one gang."""
-        whole = task.ledger.line[-1]
-        gang = self._gangs.get(whole)
-        if gang is None:
-            gang = self._gangs[whole] = Gang(whole.priority, task.parent.namespace, next(self._arrivals))
-        return gang
 
     def _leave_parent(self, task: Task) -> None:
         parent = task.parent
@@ -427,27 +297,3 @@ class Engine:
         task.over = True
         self._tasks.pop(task, None)
         self._leave_parent(task)
-
-
-def _num_unborn(task: Extend | Reading) -> int:
-    return len(task.keys) - len(task.children) if isinstance(task, Extend) else 0
-
-
-def _generation(sequence: Sequence) -> Generation:
-    assert sequence.generation is not None
-    return sequence.generation
-
-
-def _grown(task: Task) -> list[Sequence]:
-    if isinstance(task, Extend):
-        return list(task.children)
-    return [task.sequence] if isinstance(task, Reading) and task.sequence is not None else []
-
-
-def _row(sequence: Sequence) -> Row:
-    generation = _generation(sequence)
-    sampling, prompt_length = generation.extend.sampling, generation.extend.prompt.length
-    key, tokens = generation.extend.keys[generation.index], sequence.tokens
-    if not sampling.needs_history:
-        return Row(sampling, key, len(tokens), allowed=generation.allowed)
-    return Row(sampling, key, len(tokens), tokens[:prompt_length], tokens[prompt_length:], generation.allowed)

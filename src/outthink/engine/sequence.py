@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,6 +123,13 @@ class Extend(Task):
     children: list[Sequence] = field(default_factory=list)
     growing: int = 0
 
+    @cached_property
+    def plain(self) -> bool:
+        """Whether a `Decoder` can draw for it: by temperature and by leaving out what is unlikely, and no more."""
+        sampling = self.sampling
+        by_hand = sampling.logit_bias or sampling.needs_history or sampling.top_logprobs
+        return not by_hand and self.state is None
+
 
 @dataclass(eq=False)
 class Reading(Task, ABC):
@@ -220,13 +227,15 @@ class Judge(Reading):
 class Generation:
     """The growing end of one child: what it drew, what text that is, and whether it is over.
 
-    ``stop`` is the string or token that it stopped at, which begins at byte ``stop_at`` of ``text``. ``state``: that of
-    the constraint it is kept within, after the first ``kept`` of its tokens; ``allowed`` [V]: what may be drawn next.
+    ``stop`` is the string or token that it stopped at, which begins at byte ``stop_at`` of ``text``. ``key``: of its
+    random numbers, the seed mixed in. ``state``: that of the constraint it is kept within, after the first ``kept`` of
+    its tokens; ``allowed`` [V]: what may be drawn next.
     """
 
     extend: Extend
     index: int
     start: int
+    key: int
     log_probs: list[float] = field(default_factory=list)
     sample_log_probs: list[float] = field(default_factory=list)
     top_log_probs: list[list[tuple[int, float]]] = field(default_factory=list)

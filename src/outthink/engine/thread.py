@@ -44,6 +44,7 @@ class EngineThread:
                 command()
             else:
                 (engine or self.engine).submit(command)
+                self._interrupt()
         self._wake.set()
 
     def add(self, engine: Engine) -> None:
@@ -77,15 +78,29 @@ class EngineThread:
     def close(self) -> None:
         """Stop stepping; requests in flight end with an EngineError."""
         self._closing = True
+        self._interrupt()
         self._wake.set()
         atexit.unregister(self.close)
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
+    def _turn(self) -> bool:
+        """Step each engine; whether any may have more to do."""
+        engines, more = self._engines, False
+        for engine in engines:
+            engine.alone = len(engines) == 1 or not any(other.busy for other in engines if other is not engine)
+            more |= _step(engine)
+        return more
+
+    def _interrupt(self) -> None:
+        """Have the engine whose turn it is come to its end soon."""
+        for engine in self._engines:
+            engine.interrupt()
+
     def _run(self) -> None:
         while not self._closing:
             self._wake.clear()
-            while sum(map(_step, self._engines)) and not self._closing:  # each of them, every turn
+            while self._turn() and not self._closing:
                 pass
             if not self._closing:
                 self._wake.wait()

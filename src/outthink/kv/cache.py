@@ -158,6 +158,13 @@ class PagedCache:
                 self._drop_tail(page)
             self._move(lease, child)
 
+    def trim(self, lease: Lease) -> None:
+        """Give back pages that were reserved and hold nothing."""
+        used = -(-lease.length // self.page_size)
+        for page in lease.pages[used:]:
+            self._drop_tail(page)
+        del lease.pages[used:]
+
     def release(self, lease: Lease) -> None:
         """Give the hold back. Full pages stay cached until their room is needed; a tail page is free at once."""
         for page in lease.pages[lease.node.depth :]:

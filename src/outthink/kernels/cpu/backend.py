@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from outthink.core.errors import CapabilityError
 from outthink.kernels.cpu.extension import PAGE_SIZE, compiled, usable_cores, why_not
 from outthink.kernels.cpu.weights import Weight, load_weights
-from outthink.kernels.step import Int32s, StepBatch
+from outthink.kernels.step import DecodeBatch, Decoded, Int32s, Laws, StepBatch
 
 FORMATS = ("float32", "bfloat16", "int8", "int4")
 KV_FORMATS = ("float32", "bfloat16", "int8")
@@ -69,7 +70,8 @@ class CpuBackend:
         self.num_pages, self.weight_format, self.kv_format = num_pages, weight_format, kv_format
         self.threads = usable_cores() if threads is None else threads
         self.max_positions = min(config.max_positions, num_pages * PAGE_SIZE)
-        self._num_outputs = config.num_outputs
+        self.num_outputs = config.num_outputs
+        self._extension = extension
         self._core = extension.Core(
             vocab_size=config.vocab_size,
             num_outputs=config.num_outputs,
@@ -94,7 +96,7 @@ class CpuBackend:
 
     def run(self, batch: StepBatch) -> NDArray[np.float32]:
         """See `Backend.run`. Raises ValueError for arrays that do not make a step; then nothing has been computed."""
-        logits = np.empty((len(batch.logit_rows), self._num_outputs), np.float32)
+        logits = np.empty((len(batch.logit_rows), self.num_outputs), np.float32)
         try:
             self._core.run(
                 batch.tokens,
@@ -115,6 +117,50 @@ class CpuBackend:
             self._core.copy_pages(source, target)
         except TypeError:
             raise ValueError("source and target must be contiguous int32 arrays of one axis.") from None
+
+    def spell(self, pieces: Sequence[bytes]) -> None:
+        """See `Decoder.spell`."""
+        self._core.set_pieces(b"".join(pieces), list(accumulate(map(len, pieces))))
+
+    def sample(
+        self, logits: NDArray[np.float32], positions: Int32s, laws: Laws
+    ) -> tuple[Int32s, NDArray[np.float64], NDArray[np.float64]]:
+        """See `Decoder.sample`. Raises ValueError for options out of range and logits that are not finite."""
+        count = len(logits)
+        tokens, log_probs, sample_log_probs = np.empty(count, np.int32), np.empty(count), np.empty(count)
+        self._core.sample(logits, positions, self._laws(laws), tokens, log_probs, sample_log_probs)
+        return tokens, log_probs, sample_log_probs
+
+    def decode(self, batch: DecodeBatch, steps: int, seconds: float, interrupt: Int32s) -> Decoded:
+        """See `Decoder.decode`. Raises ValueError for what does not make a batch; then nothing has been computed."""
+        shape = (len(batch.tokens), steps)
+        tokens, log_probs, sample_log_probs = np.empty(shape, np.int32), np.empty(shape), np.empty(shape)
+        counts = np.empty(shape[0], np.int32)
+        arrays = self._extension.DecodeArrays(
+            batch.tokens,
+            batch.positions,
+            batch.page_tables,
+            batch.limits,
+            batch.groups,
+            self._laws(batch.laws),
+            interrupt,
+        )
+        stops = [(list(group.tokens), list(group.strings)) for group in batch.stops]
+        done = self._core.decode(arrays, stops, list(batch.tails), seconds, tokens, log_probs, sample_log_probs, counts)
+        return Decoded(done, counts, tokens, log_probs, sample_log_probs)
+
+    @property
+    def forward_seconds(self) -> float:
+        """Wall time spent in the model's own steps so far, without what draws tokens."""
+        return self._core.forward_seconds
+
+    def forward_cpu(self) -> float:
+        """The same as processor time of the stepping thread, counted from the first call on."""
+        self._core.set_timed(True)
+        return self._core.forward_cpu
+
+    def _laws(self, laws: Laws) -> Any:
+        return self._extension.Laws(laws.keys, laws.temperature, laws.top_p, laws.min_p, laws.top_k)
 
 
 def _describe_types(batch: StepBatch) -> str:

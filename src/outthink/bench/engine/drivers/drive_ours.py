@@ -14,7 +14,6 @@ from outthink.engine.billing import Costs
 from outthink.engine.engine import Engine
 from outthink.engine.thread import EngineThread
 from outthink.kernels.cpu.backend import CpuBackend
-from outthink.kernels.step import StepBatch
 from outthink.lm.model import Model
 from outthink.lm.protocol import LM, Branch
 from outthink.models.flops import head_flops, prefill_flops
@@ -23,28 +22,13 @@ from outthink.models.opened import MappedWeights, open_model
 FORMATS = {"bf16": "bfloat16", "int8": "int8", "int4": "int4"}
 
 
-class TimedBackend(CpuBackend):
-    """The compiled kernels, and how long they have computed."""
-
-    seconds = 0.0
-    steps = 0
-
-    def run(self, batch: StepBatch) -> Any:
-        """See `Backend.run`."""
-        start = perf_counter()
-        logits = super().run(batch)
-        self.seconds += perf_counter() - start
-        self.steps += 1
-        return logits
-
-
 class Ours:
     """See `protocol.Runner`."""
 
     def __init__(self, model: str, bits: str, threads: int) -> None:
         opened = open_model(model)
         config = opened.config
-        self.backend = TimedBackend(
+        self.backend = CpuBackend(
             opened,
             num_pages=(32 * 160 + 1024) // 16,
             threads=threads,
@@ -73,7 +57,7 @@ class Ours:
         return asyncio.run(self._branches(self._lm(), prompt, firsts, new_tokens))
 
     def overhead(self, prompt: list[int], branches: int, new_tokens: int) -> dict[str, float]:
-        """Wall seconds of sampling ``branches`` continuations, and those inside the backend's `run`; steps."""
+        """Wall seconds of sampling ``branches`` continuations, and those in the model's own steps; how many steps."""
         return asyncio.run(self._overhead(self._lm(temperature=1.0), prompt, branches, new_tokens))
 
     def _lm(self, temperature: float = 0.0) -> LM:
@@ -114,13 +98,14 @@ class Ours:
     async def _overhead(self, lm: LM, prompt: list[int], branches: int, new_tokens: int) -> dict[str, float]:
         root = await lm.root(prompt)
         first = (await root.extend(1, _only(1)))[0]
-        steps, computed = self.backend.steps, self.backend.seconds
+        stats = self.model.engine.stats
+        steps, computed = stats.steps, self.backend.forward_seconds
         seconds, lines = await _timed(lambda: first.extend(branches, _only(new_tokens)))
         await _close(lm, [first, *lines])
         return {
             "seconds": seconds,
-            "backend_seconds": self.backend.seconds - computed,
-            "steps": self.backend.steps - steps,
+            "backend_seconds": self.backend.forward_seconds - computed,
+            "steps": stats.steps - steps,
         }
 
 

@@ -10,25 +10,20 @@
 #include <cstring>
 #include <optional>
 
+#include "arrays.h"
 #include "bandwidth.h"
+#include "decode_binding.h"
 #include "pack.h"
 #include "step.h"
 
-namespace nb = nanobind;
 using namespace outthink;
 
 namespace {
 
-using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using IntTable = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using FloatTable = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using ScaleTable = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Floats = Row<const float>;
+using FloatTable = Table<float>;
+using ScaleTable = Table<const float>;
 using Matrix = nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu, nb::ro>;
-
-void require(bool condition, const std::string& message) {
-    if (!condition) throw nb::value_error(message.c_str());
-}
 
 // bfloat16 crosses as its bits, uint16: NumPy has no such type.
 Format format_of(const Matrix& matrix) {
@@ -97,6 +92,7 @@ class Core {
                           num_kv_heads, head_dim,    max_positions, num_pages,             norm_eps,
                           weight_format(format), group, kv_format(kv), std::move(windows)};
         model_ = std::make_unique<Model>(shape, *kernels, threads);
+        decoder_ = std::make_unique<Decoder>(*model_);
     }
 
     // Sources are float32, bfloat16, or int8 codes of whole numbers times the `scales` that go with each source.
@@ -211,7 +207,7 @@ class Core {
         const std::string fault = find_fault(batch, shape);
         require(fault.empty(), fault);
         nb::gil_scoped_release unlocked;
-        model_->run(batch, logits.data());
+        decoder_->forward(batch, logits.data());
     }
 
     void copy_pages(const Ints& source, const Ints& target) {
@@ -226,6 +222,31 @@ class Core {
         nb::gil_scoped_release unlocked;
         model_->copy_pages(source.data(), target.data(), static_cast<int>(source.size()));
     }
+
+    // Bytes of all tokens one after the other, and where each ends.
+    void set_pieces(const nb::bytes& pieces, std::vector<uint32_t> ends) {
+        require(static_cast<int>(ends.size()) <= model_->shape().vocab_size && std::is_sorted(ends.begin(), ends.end()) &&
+                    (ends.empty() || ends.back() <= pieces.size()),
+                "The ends of pieces do not fit them.");
+        decoder_->set_pieces({pieces.c_str(), pieces.size()}, std::move(ends));
+    }
+
+    void sample(const Table<const float>& logits, const Ints& positions, const LawArrays& laws,
+                const Row<int32_t>& tokens, const Row<double>& log_probs, const Row<double>& sample_log_probs) {
+        sample_rows(*decoder_, model_->shape(), logits, positions, laws, tokens, log_probs, sample_log_probs);
+    }
+
+    int decode(const DecodeArrays& arrays, const StopLists& stops, const std::vector<nb::bytes>& tails, double seconds,
+               const Table<int32_t>& tokens, const Table<double>& log_probs, const Table<double>& sample_log_probs,
+               const Row<int32_t>& counts) {
+        require(sealed_, "The model has no weights yet.");
+        return decode_rows(*decoder_, model_->shape(), arrays, stops, tails, seconds, tokens, log_probs,
+                           sample_log_probs, counts);
+    }
+
+    void set_timed(bool timed) { decoder_->timed = timed; }
+    double forward_seconds() const { return decoder_->forward_seconds; }
+    double forward_cpu() const { return decoder_->forward_cpu; }
 
     const char* isa() const { return model_->kernels().name; }
 
@@ -248,6 +269,7 @@ class Core {
     }
 
     std::unique_ptr<Model> model_;
+    std::unique_ptr<Decoder> decoder_;
     Matrix embedding_;
     bool sealed_ = false;
 };
@@ -256,6 +278,14 @@ class Core {
 
 NB_MODULE(_core, module) {
     nb::set_leak_warnings(false);  // a model that is open when the program ends is no leak
+    nb::class_<LawArrays>(module, "Laws")
+        .def(nb::init<Row<const uint64_t>, Row<const double>, Row<const double>, Row<const double>, Ints>(),
+             nb::arg("keys").noconvert(), nb::arg("temperature").noconvert(), nb::arg("top_p").noconvert(),
+             nb::arg("min_p").noconvert(), nb::arg("top_k").noconvert());
+    nb::class_<DecodeArrays>(module, "DecodeArrays")
+        .def(nb::init<Ints, Ints, IntTable, Ints, Ints, LawArrays, Ints>(), nb::arg("tokens").noconvert(),
+             nb::arg("positions").noconvert(), nb::arg("page_tables").noconvert(), nb::arg("limits").noconvert(),
+             nb::arg("groups").noconvert(), nb::arg("laws"), nb::arg("interrupt").noconvert());
     nb::class_<Core>(module, "Core")
         .def(nb::init<int, int, int, int, int, int, int, int, int, float, const std::string&, int,
                       const std::string&, std::vector<int>,
@@ -274,6 +304,15 @@ NB_MODULE(_core, module) {
         .def("run", &Core::run, nb::arg("tokens").noconvert(), nb::arg("positions").noconvert(),
              nb::arg("query_starts").noconvert(), nb::arg("context_lengths").noconvert(),
              nb::arg("page_tables").noconvert(), nb::arg("logit_rows").noconvert(), nb::arg("logits").noconvert())
+        .def("set_pieces", &Core::set_pieces)
+        .def("sample", &Core::sample, nb::arg("logits").noconvert(), nb::arg("positions").noconvert(), nb::arg("laws"),
+             nb::arg("tokens").noconvert(), nb::arg("log_probs").noconvert(), nb::arg("sample_log_probs").noconvert())
+        .def("decode", &Core::decode, nb::arg("arrays"), nb::arg("stops"), nb::arg("tails"), nb::arg("seconds"),
+             nb::arg("tokens").noconvert(), nb::arg("log_probs").noconvert(), nb::arg("sample_log_probs").noconvert(),
+             nb::arg("counts").noconvert())
+        .def("set_timed", &Core::set_timed)
+        .def_prop_ro("forward_seconds", &Core::forward_seconds)
+        .def_prop_ro("forward_cpu", &Core::forward_cpu)
         .def("copy_pages", &Core::copy_pages, nb::arg("source").noconvert(), nb::arg("target").noconvert())
         .def_prop_ro("isa", &Core::isa)
         .def_prop_ro("weight_bytes", &Core::weight_bytes);

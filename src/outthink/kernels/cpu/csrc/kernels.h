@@ -151,6 +151,30 @@ struct AttendTask {
 inline constexpr int kStateHeader = kLanes;
 inline constexpr int kMaxQueries = 64;  // of a task
 
+// One draw from the distribution that logits and options make, see outthink.core.sampling.Sampling.
+struct SampleTask {
+    const float* logits;  // [size]
+    int size;
+    double temperature, top_p, min_p;
+    int top_k;               // 0: all
+    uint64_t key, position;  // of the random number
+    double* law;             // scratch [sample_scratch(size)]
+    int32_t* ranked;         // scratch [size]
+};
+
+// Log-probabilities under the model itself, and under what the token was drawn from.
+struct Draw {
+    int32_t token = -1;  // -1 where a logit is not finite
+    double log_prob = 0.0, sample_log_prob = 0.0;
+};
+
+inline constexpr int kLawBlock = 64;  // probabilities are summed block by block
+// The probabilities, padded to whole blocks, and the sums of blocks.
+constexpr size_t sample_scratch(int size) {
+    const size_t blocks = (static_cast<size_t>(size) + kLawBlock - 1) / kLawBlock;
+    return blocks * (kLawBlock + 1);
+}
+
 struct Kernels {
     const char* name;
     void (*linear)(const LinearTask&, int block, int row_begin, int row_end);
@@ -163,6 +187,7 @@ struct Kernels {
     void (*attend_block)(const AttendTask&, int block, float* states);
     void (*fold)(const AttendTask&, float* states, const float* more);
     void (*finish)(const AttendTask&, const float* states);
+    Draw (*sample)(const SampleTask&);
 };
 
 const Kernels* avx512_kernels();  // null where the compiler could not build it

@@ -4,11 +4,12 @@
 #include "linear.inl"
 #include "pages.inl"
 #include "attention.inl"
+#include "sample.inl"
 
 namespace outthink {
 
 const Kernels* generic_kernels() {
-    static const Kernels table = {"generic", linear, embed, normalize, quantize, int4_error, rotate, attend_block, fold, finish};
+    static const Kernels table = {"generic", linear, embed, normalize, quantize, int4_error, rotate, attend_block, fold, finish, sample};
     return &table;
 }
 

@@ -251,11 +251,13 @@ inline void weigh(float* scores, uint32_t* weights, Span own, Span all, float* s
         if (begin <= 0 && end >= kPageSize) return x;
         return keep(x, begin > 0 ? begin : 0, end < kPageSize ? end : kPageSize, other);
     };
-    Vec most = splat(kMasked);
+    Vec most = splat(kMasked), zeros = zero();
     for (int p = pages.begin; p < pages.end; ++p) {
-        most = max(most, inside(p, load(scores + p * kPageSize), kMasked));
+        const Vec score = inside(p, load(scores + p * kPageSize), kMasked);
+        most = max(most, score);
+        zeros = fma(score, zero(), zeros);
     }
-    const float maximum = largest(most);
+    const float maximum = largest(most), check = sum(zeros);
     const Vec shift = splat(maximum);
     Vec total = zero(), heaviest = zero();
     for (int p = all.begin; p < all.end; ++p) {
@@ -277,7 +279,7 @@ inline void weigh(float* scores, uint32_t* weights, Span own, Span all, float* s
     // A query without positions here keeps the state of zeros, by which `fold` knows it.
     if (!none) {
         state[0] = maximum;
-        state[1] = sum(total);
+        state[1] = sum(total) + check;  // no number where a score is none, which neither `max` nor `exponential` keeps
     }
     if constexpr (F == Format::int8) {
         const float scale = largest(heaviest);

@@ -182,9 +182,15 @@ inline uint16_t quantize_head(const Vec* x, int count, int8_t* codes) {
     return static_cast<uint16_t>(bits >> 16);
 }
 
-// Values are kept finite: a masked position has weight 0, and 0 times infinity would not be 0.
-inline void load_value(const float* x, int count, Vec* out) {
-    for (int i = 0; i < count; ++i) out[i] = min(max(load(x + i * kLanes), splat(-3.0e38f)), splat(3.0e38f));
+// Values are kept finite: a masked position has weight 0, and 0 times infinity would not be 0. Returns whether they were.
+inline bool load_value(const float* x, int count, Vec* out) {
+    Vec zeros = zero();
+    for (int i = 0; i < count; ++i) {
+        const Vec v = load(x + i * kLanes);
+        zeros = fma(v, zero(), zeros);
+        out[i] = min(max(v, splat(-3.0e38f)), splat(3.0e38f));
+    }
+    return sum(zeros) == 0.0f;
 }
 
 inline void store_value(const RotateTask& task, const Vec* x, uint32_t* page) {
@@ -215,26 +221,29 @@ void rotate(const RotateTask& task) {
         for (int i = 0; i < dim / kLanes; ++i) store_activation(task.format, query, i, head[i]);
     }
     uint32_t row[kMaxHeadDim];
+    Vec value[kMaxHeadDim / kLanes];
     const float* v = x + heads * dim;
     uint32_t* keys = task.page;
     uint32_t* values = task.page + page_values_at(task.format, heads, dim);
     auto* scales = reinterpret_cast<uint16_t*>(task.page + page_scales_at(task.format, heads, dim)) + task.slot;
     for (int h = 0; h < heads; ++h, x += dim, v += dim, keys += words * kPageSize, values += words * kPageSize) {
         rotate_head(task, x, task.k_gain, 1.0f, head);
+        // A value that is not finite is told by its key, whose score is looked at wherever it is not masked.
+        if (!load_value(v, dim / kLanes, value)) {
+            for (int i = 0; i < dim / kLanes; ++i) head[i] = splat(__builtin_nanf(""));
+        }
         if (task.format == Format::int8) {
             auto* codes = reinterpret_cast<int8_t*>(row);
             scales[h * kPageSize] = quantize_head(head, dim / kLanes, codes);
             for (int w = 0; w < words; ++w) keys[w * kPageSize + task.slot] = row[w] ^ 0x80808080u;
-            load_value(v, dim / kLanes, head);
-            scales[(heads + h) * kPageSize] = quantize_head(head, dim / kLanes, codes);
+            scales[(heads + h) * kPageSize] = quantize_head(value, dim / kLanes, codes);
             auto* out = reinterpret_cast<int8_t*>(values) + 4 * (task.slot / 4 * dim) + task.slot % 4;
             for (int i = 0; i < dim; ++i) out[4 * i] = codes[i];
             continue;
         }
         for (int i = 0; i < dim / kLanes; ++i) store_activation(task.format, row, i, head[i]);
         for (int w = 0; w < words; ++w) keys[w * kPageSize + task.slot] = row[w];
-        load_value(v, dim / kLanes, head);
-        store_value(task, head, values);
+        store_value(task, value, values);
     }
 }
 
