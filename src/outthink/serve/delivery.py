@@ -101,7 +101,7 @@ async def _write(send: Send, piece: bytes, more: bool, patience: float) -> None:
     try:
         async with asyncio.timeout(patience):
             await send({"type": "http.response.body", "body": piece, "more_body": more})
-            await asyncio.sleep(0)  # so that one with much to send hears that its client is gone, and others have a turn
+            await asyncio.sleep(0)  # one with much to send must hear that its client is gone, and give others a turn
     except TimeoutError as error:
         raise ClientDisconnect from error
 
