@@ -478,3 +478,11 @@ def test_only_loopback_and_its_own_names_are_answered_without_a_key(client):
 )
 def test_what_pages_of_other_sites_fetch_is_refused(client, headers, status):
     assert client.get("/v1/models", **headers).status == status
+
+
+def test_every_test_that_the_documentation_names_is_there():
+    tests = Path(__file__).parents[1]
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (tests.parent / "docs" / "security.md").read_text())
+    assert len(named) > 30
+    missing = [f"{file}::{name}" for file, name in named if f"def {name}(" not in (tests / file).read_text()]
+    assert missing == []
