@@ -17,6 +17,7 @@ QUESTION = "compute 17 + 5"
 
 def think(page, *, tokens=9, question=QUESTION, strategy="majority-vote", verifier=""):
     """Fill in the form, ``tokens`` as a power of two, and submit it."""
+    until(page, "document.querySelector('#problem').value !== ''")  # the example that it begins with
     page.fill("#problem", question)
     page.select_option("#strategy", strategy)
     page.select_option("#verifier", verifier)

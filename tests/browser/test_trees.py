@@ -48,7 +48,8 @@ def posterior_of(lines: int, seed: int = 7, text: str = "") -> tuple[Posterior, 
         end = draw.choice(level).child()
         alive = number % 3 == 0
         answer = f"{draw.choice((21, 22, 22, 22, 23))}{text}" if alive else None
-        end.text, end.tokens, end.log_prob, end.finish = f"answer: {answer}\n", 4, -draw.random(), "stop"
+        end.text, end.tokens = f"answer: {answer}\n" if alive else f"nothing comes of {number}\n", 4
+        end.log_prob, end.finish = -draw.random(), "stop"
         end.answer, end.value = answer, draw.random() if alive else -math.inf
         end.fate = None if alive else draw.choice(("outscored", "ruled out", "the same as a sibling"))
         ends.append(end)

@@ -38,7 +38,8 @@ def record_of(posterior: Posterior) -> dict[str, Any]:
 def read_record(told: Mapping[str, Any]) -> Record:
     """What `record_of` wrote; of one that lacks the additions, what can be read of the rest."""
     thoughts: list[Thought] = []
-    for node in told.get("tree", {}).get("nodes") or [{"parent": None}]:
+    nodes: list[dict[str, Any]] = told.get("tree", {}).get("nodes") or [{"parent": None}]
+    for node in nodes:
         thought = Thought(**{name: value for name, value in node.items() if name not in ("id", "parent")})
         if node["parent"] is not None:
             thought.move(thoughts[node["parent"]])

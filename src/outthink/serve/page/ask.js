@@ -106,7 +106,8 @@ export function setLimits(status) {
 /** A problem to begin with. With `onlyIfEmpty`, what was typed meanwhile stays. */
 export async function sample(onlyIfEmpty = false) {
   const { prompt } = await json("api/problem");
-  if (!onlyIfEmpty || !$("problem").value) $("problem").value = prompt;
+  if (onlyIfEmpty && ($("problem").value || document.activeElement === $("problem"))) return;
+  $("problem").value = prompt;
 }
 
 /** The requests that the form asks for: one, or two to compare. */

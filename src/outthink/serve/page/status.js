@@ -3,7 +3,7 @@
 import { $, button, el, grouped, many, percent, shorten, svg } from "./show/dom.js";
 import { call } from "./api.js";
 
-const SPAN = 300; // readings that the chart holds
+const SPAN = 300, LEAST = 60; // readings that the chart holds, and those that it has room for at first
 const readings = [];
 let before = null;
 
@@ -36,7 +36,7 @@ function span(length) {
 
 function drawRate() {
   const width = Math.max(260, $("rate").clientWidth), height = 130, top = Math.max(1, ...readings), mean = readings.reduce((a, b) => a + b, 0) / Math.max(1, readings.length);
-  const x = (index) => width - ((readings.length - 1 - index) * width) / (SPAN - 1), y = (rate) => height - 6 - ((height - 24) * rate) / top;
+  const x = (index) => width - ((readings.length - 1 - index) * width) / (Math.max(LEAST, readings.length) - 1), y = (rate) => height - 6 - ((height - 24) * rate) / top;
   const points = readings.map((rate, index) => `${x(index).toFixed(1)},${y(rate).toFixed(1)}`);
   const label = `Now ${grouped(readings.at(-1) ?? 0)}, at most ${grouped(Math.max(0, ...readings))}, on average ${grouped(mean)} tokens a second`;
   const picture = svg("svg", { width: "100%", height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });

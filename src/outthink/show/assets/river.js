@@ -9,7 +9,7 @@ const THIN = 1.6; // pixels: what is thinner than this is drawn as one band, how
 
 /** Draw `tree` into `box` and return the picture's facts: how wide a line is. */
 export function drawRiver(box, tree, label) {
-  const { root, deepest, winner } = tree, width = Math.max(box.clientWidth - 2, 200), margin = width < 500 ? 96 : 126;
+  const { root, deepest, winner } = tree, width = Math.max(box.clientWidth - 2, 200), margin = width < 500 ? 112 : 126;
   thinOut(tree);
   const drawn = tree.nodes.reduce((sum, node) => sum + node.ends.length, 0), gap = drawn > 120 ? 0.35 : 0.6;
   layOut(root, tree, gap);
@@ -115,7 +115,8 @@ function stripes(node, tree) {
   if (node.whole) return [{ color: colorOf(tree, node.flow[0] ?? { answer: null }), shown: node.count > 0, start: 0, end: node.flow.length }];
   const found = [];
   node.flow.forEach((line, index) => {
-    const color = colorOf(tree, line), last = found[found.length - 1];
+    const own = colorOf(tree, line), color = line.answer !== null && isDead(line) ? `color-mix(in srgb, ${own} 25%, var(--cn))` : own;
+    const last = found[found.length - 1];
     if (last && last.color === color && last.shown === line.shown) last.end = index + 1;
     else found.push({ color, shown: line.shown, growing: line.growing, start: index, end: index + 1 });
   });

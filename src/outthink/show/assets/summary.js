@@ -7,7 +7,7 @@ const FIRST_SHARES = 8;
 const SHADES = { "the winning line": "var(--ink)", "lines that agree with it": "var(--c0)", outvoted: "var(--c1)", "no answer": "var(--cx)", "prompt and verifying": "var(--cn)" };
 
 export function drawAnswer(box, data, tree) {
-  const best = el("div", data.best === null ? "best none" : data.best.length > 14 ? "best long" : "best");
+  const best = el("div", `best ${data.best === null ? "none" : data.best.length > 14 ? "long" : data.best.length > 6 ? "middling" : ""}`);
   const sure = el("div", "sure");
   if (data.best === null) {
     best.textContent = data.live ? "…" : "no answer";
