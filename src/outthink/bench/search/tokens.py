@@ -28,11 +28,11 @@ from outthink.reason.holding import Holding
 from outthink.reason.particles.filters import plan_of
 from outthink.reason.particles.sweep import Sweep, sweep
 from outthink.reason.particles.target import Weighted, prefix_of
-from outthink.tasks.problem import Problem
 
 PARTICLES, PROMPT = 16, 128
 TOKENS, TOY_TOKENS, TOY_ALPHABET = 64, 3, 24
-TOY_RUNS = 50  # populations a round
+TOY_RUNS = 25  # populations a round
+BEGUN = "compute "  # a problem that has only begun: much can follow
 DOCUMENTS = 64  # of them prompts are made, and counted which tokens are common
 GENLM, GENLM_CACHED, EXACT = "genlm-control", "genlm-control, prompt cached", "enumeration"
 
@@ -51,17 +51,17 @@ class Odd:
 def open_ways(ground: Ground) -> list[Way]:
     """Ours, genlm-control's with and without its prompt cache, and the exact law."""
     quick = ground.config.quick
-    tokens, alphabet, runs = (8, 6, 5) if quick else (TOKENS, TOY_ALPHABET, TOY_RUNS)
+    tokens, alphabet, runs = (8, 4, 2) if quick else (TOKENS, TOY_ALPHABET, TOY_RUNS)
     long, toy = f"{PARTICLES} particles, {tokens} tokens, prompt {PROMPT}", f"{TOY_TOKENS} tokens out of {alphabet}"
     source, end = endless(Path(resolve(ground.config.model)), ground.directory / "models")
     ground.say("loading the model")
     model = ground.stack.enter_context(load(source, dtype="float32"))
-    prompts, allowed = _texts(model, ground.config.rounds + 1, alphabet)
+    prompts, begun, allowed = _texts(model, ground.config.rounds + 1, alphabet)
 
     def ours(work: str, seed: int) -> Json:
         if work == long:
             return in_engine(model, prompts[seed], tokens, 1, None, seed)
-        return in_engine(model, prompts[0], TOY_TOKENS, runs, allowed, seed)
+        return in_engine(model, begun, TOY_TOKENS, runs, allowed, seed)
 
     ways, threads = [Way(OURS, (long, toy), ours)], usable_cores()
     theirs = ground.driver(GENLM, "drive_genlm.py", "genlm-control", model=str(source), end=end, threads=threads)
@@ -69,13 +69,13 @@ def open_ways(ground: Ground) -> list[Way]:
         return ways
 
     def sample(cached: bool, work: str, seed: int) -> Json:
-        short = {"tokens": TOY_TOKENS, "runs": runs, "allowed": allowed, "prompt": prompts[0]}
+        short = {"tokens": TOY_TOKENS, "runs": runs, "allowed": allowed, "prompt": begun}
         wanted = {"tokens": tokens, "runs": 1, "allowed": None, "prompt": prompts[seed]} if work == long else short
         return theirs.ask(op="sample", particles=PARTICLES, cached=cached, **wanted)
 
     def enumerate_all(work: str, seed: int) -> Json:
         start = perf_counter()
-        found = theirs.ask(op="enumerate", prompt=prompts[0], tokens=TOY_TOKENS, allowed=allowed)
+        found = theirs.ask(op="enumerate", prompt=begun, tokens=TOY_TOKENS, allowed=allowed)
         return {"seconds": perf_counter() - start, **found}
 
     return [
@@ -134,21 +134,24 @@ def endless(source: Path, directory: Path) -> tuple[Path, str]:
     return copy, pad
 
 
-def _texts(model: Model, count: int, alphabet: int) -> tuple[list[list[int]], list[int]]:
-    """Prompts of `PROMPT` tokens, problems with their solutions one after the other; and the commonest tokens."""
-    documents = [_document(model, problem) for problem in draw_problems(0.5, DOCUMENTS)]
+def _texts(model: Model, count: int, alphabet: int) -> tuple[list[list[int]], list[int], list[int]]:
+    """Prompts of `PROMPT` tokens, problems with their solutions one after the other; one that ends in a problem that
+    has only begun; and the commonest tokens.
+    """
+    documents = [_chat(model, each.prompt, each.solution) for each in draw_problems(0.5, DOCUMENTS)]
     prompts = []
     for at in range(count):
         flow = [token for turn in range(DOCUMENTS) for token in documents[(at + turn) % DOCUMENTS]]
         prompts.append(flow[:PROMPT])
     counts = Counter(token for document in documents for token in document)
-    return prompts, [token for token, _ in counts.most_common(alphabet)]
+    begun = (prompts[0] + _chat(model, BEGUN))[-PROMPT:]
+    return prompts, begun, [token for token, _ in counts.most_common(alphabet)]
 
 
-def _document(model: Model, problem: Problem) -> list[int]:
-    question, solution = {"role": "user", "content": problem.prompt}, {"role": "assistant", "content": problem.solution}
-    tokenizer = model.loaded.tokenizer
-    return tokenizer.encode(tokenizer.render_chat([question, solution], add_generation_prompt=False))
+def _chat(model: Model, *turns: str) -> list[int]:
+    tokenizer, roles = model.loaded.tokenizer, ("user", "assistant")
+    messages = [{"role": role, "content": turn} for role, turn in zip(roles, turns, strict=False)]
+    return tokenizer.encode(tokenizer.render_chat(messages, add_generation_prompt=False))
 
 
 SMC = Part("tokens", "Token-level sequential Monte Carlo", open_ways)
