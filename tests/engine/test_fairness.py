@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import outthink
 from engine.test_independence import SAMPLINGS, Runner
 from engine.world import World, make_engine
 from outthink.core.budget import Budget, Ledger
@@ -204,3 +205,14 @@ def test_a_cache_shared_between_tenants_is_noticed() -> None:
 def test_a_priority_that_is_none_is_refused(priority: object) -> None:
     with pytest.raises(BudgetError, match="priority"):
         Ledger(priority=priority)  # type: ignore[arg-type]
+
+
+def test_a_solve_competes_with_its_priority(tiny_model) -> None:
+    seen = set()
+
+    def look(lm) -> None:
+        add, scheduler = lm.engine.scheduler.add, lm.engine.scheduler
+        scheduler.add = lambda sequence: (seen.add(sequence.gang.priority), add(sequence))
+
+    outthink.solve("What is 1 + 1?", model=tiny_model, strategy="greedy", budget=40, priority=3, on_start=look)
+    assert seen == {3}

@@ -92,6 +92,7 @@ def solve(
     budget: str | Budget | None = None,
     verifier: str | Verifier | None = None,
     sampling: Sampling | None = None,
+    priority: int = 0,
     on_start: Callable[[LM], None] | None = None,
     **options: Any,
 ) -> Posterior:
@@ -99,9 +100,11 @@ def solve(
 
     ``model`` is a directory, a hub id, or what `outthink.load` or `outthink.connect` returned; by default the bundled
     model. ``strategy`` is a name, strategies combined as `read_strategy` has it, or a `Method`. ``options`` are the
-    strategy's own, such as ``n=16``; those that are models are given as ``model`` is, and share the bill. ``on_start``
-    is handed the `LM`, whose ``tree`` and ``ledger`` show progress.
+    strategy's own, such as ``n=16``; those that are models are given as ``model`` is, and share the bill. ``priority``
+    is that of `Ledger`, beside others on the same model. ``on_start`` is handed the `LM`, whose ``tree`` and ``ledger``
+    show progress.
     """
+    whole = Ledger(priority=priority)
     limits = budget if isinstance(budget, Budget) else Budget(budget)
     with ExitStack() as stack:
 
@@ -119,7 +122,7 @@ def solve(
         method.check_options(options)
         main = opened(model)
         seconds = {name: open_second(options[name]) for name in method.models if options.get(name) is not None}
-        return _run(_solve(problem, main, method, limits, verifier, sampling, on_start, options | seconds))
+        return _run(_solve(problem, main, method, whole, limits, verifier, sampling, on_start, options | seconds))
 
 
 def _run(work: Coroutine[Any, Any, Posterior]) -> Posterior:
@@ -136,6 +139,7 @@ async def _solve(
     problem: str | Problem | Question,
     model: LanguageModel,
     method: Method,
+    whole: Ledger,
     budget: Budget,
     verifier: str | Verifier | None,
     sampling: Sampling | None,
@@ -143,7 +147,7 @@ async def _solve(
     options: dict[str, Any],
 ) -> Posterior:
     question = ask(problem, chat=model.chat)
-    lm = model.session(Ledger(budget), sampling)
+    lm = model.session(whole.slice(budget), sampling)
     if on_start is not None:
         on_start(lm)
     return await think(question, lm, method, verifier, **options)
