@@ -431,9 +431,11 @@ def test_killed_it_repeats_and_loses_nothing_and_told_to_stop_it_ends_with_code_
     assert len(before) == 6 and set(before) < set(content)
 
 
-def test_a_port_that_is_taken_and_a_model_that_is_not_there_are_told(tmp_path):
+def test_a_port_that_is_taken_and_a_model_that_is_not_there_are_told(tmp_path, monkeypatch):
     from outthink.cli.app import app
 
+    # It would write to where the runner catches stderr, also after that is closed.
+    monkeypatch.setattr("outthink.serve.logs.set_up_logging", lambda *_: None)
     directory = make_model(tmp_path / "tiny")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
