@@ -11,6 +11,7 @@ from rich.text import Text
 
 from outthink.cli import bench_models
 from outthink.cli.bench_engine import engine
+from outthink.cli.bench_overhead import overhead
 from outthink.cli.bench_quality import quality
 from outthink.cli.bench_reason import draw, reason, small_vs_large
 from outthink.cli.bench_search import search
@@ -40,6 +41,7 @@ def bench() -> None:
 
 
 app.command()(engine)
+app.command()(overhead)
 app.command()(quality)
 app.command()(reason)
 app.command()(search)

@@ -6,6 +6,7 @@ every budget can pay in full, and whatever is asked of the engine meanwhile ends
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence as Seq
 
@@ -75,10 +76,12 @@ class Ahead:
         if not roomy:
             return False
         seconds = min(CALL_SECONDS, *(extend.ledger.seconds_left for extend in growing))
-        batch = self._pack(rows, limits, growing)
+        batch, begun = self._pack(rows, limits, growing), time.monotonic()
         decoded = self._decoder.decode(batch, steps, seconds, self._interrupt.array)
-        if not one:
-            self._reach = min(MOST_STEPS, 2 * steps if decoded.steps == steps else decoded.steps + 1)
+        if decoded.steps == self._reach:
+            self._reach = min(MOST_STEPS, 2 * self._reach)
+        elif time.monotonic() - begun >= CALL_SECONDS:
+            self._reach = min(self._reach, decoded.steps + 1)
         self._settle(rows, decoded, costs)
         return decoded.steps > 0
 
