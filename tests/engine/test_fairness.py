@@ -214,5 +214,7 @@ def test_a_solve_competes_with_its_priority(tiny_model) -> None:
         add, scheduler = lm.engine.scheduler.add, lm.engine.scheduler
         scheduler.add = lambda sequence: (seen.add(sequence.gang.priority), add(sequence))
 
-    outthink.solve("What is 1 + 1?", model=tiny_model, strategy="greedy", budget=40, priority=3, on_start=look)
+    outthink.solve(
+        "What is 1 + 1?", model=tiny_model, strategy="greedy", budget=Budget(tokens=40), priority=3, on_start=look
+    )
     assert seen == {3}

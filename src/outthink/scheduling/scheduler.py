@@ -92,13 +92,15 @@ class Scheduler(Generic[S]):
         def serve(work: Work[S], room: int, slots: int) -> tuple[int, int]:
             return self._serve(work, room, slots, step)
 
-        if len(works) > 1:
+        def share(tenant: Tenant[S], room: int, slots: int) -> tuple[int, int]:
+            return deal(tenant.works, room, slots, serve, MOST_LARGE)
+
+        scarce = sum(work.demand for work in works) > room or sum(len(work.queue) for work in works) > slots
+        if scarce and len(works) > 1:
             tenants: dict[str, Tenant[S]] = {}
             for work in works:
                 tenants.setdefault(work.gang.tenant, Tenant([])).works.append(work)
-            got = deal(
-                list(tenants.values()), room, slots, lambda tenant, *part: deal(tenant.works, *part, serve, MOST_LARGE)
-            )
+            got = deal(list(tenants.values()), room, slots, share)
             room, slots = room - got[0], slots - got[1]
             works.sort(key=attrgetter("served"))
         for work in works:  # what is left over is for whoever can use it

@@ -156,10 +156,9 @@ def works_of(running: Iterable[S], waiting: Iterable[S], turn: int) -> tuple[lis
     first = works[min(works, key=lambda gang: gang.rank)].oldest
     for gang, work in works.items():
         work.queue += work.prompts
-        for urgent in (gang.passed_over, first if first.gang is gang and first.lease is None else None):
-            if urgent is work.oldest:
-                if urgent in work.queue:
-                    work.queue.remove(urgent)
-                work.queue.insert(0, urgent)
-                break
+        urgent = work.oldest
+        if urgent is gang.passed_over or (urgent is first and urgent.lease is None):
+            if urgent in work.queue:
+                work.queue.remove(urgent)
+            work.queue.insert(0, urgent)
     return [work for work in works.values() if work.queue], first
