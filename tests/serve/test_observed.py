@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import sys
+import types
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -11,6 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client.parser import text_string_to_metric_families
 
 from cli.tiny_model import PROBLEM
+from outthink.core.errors import UserError
 from outthink.serve import other_routes
 from outthink.serve.logs import JsonLines, TextLines, set_up_logging
 from outthink.serve.tracing import Tracing, open_tracing
@@ -298,3 +301,20 @@ def test_there_are_no_traces_unless_somebody_wants_them(monkeypatch):
     with Tracing().request("x", {}) as span:
         assert span is None
     Tracing().record("x", 0.0, 1.0)
+
+
+def test_where_spans_go_is_for_the_environment_to_say(monkeypatch):
+    """The exporter is one of the test's own; without any, an endpoint alone asks for nothing that is not installed."""
+    exporter, module = InMemorySpanExporter(), "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setitem(sys.modules, module, None)
+    assert open_tracing(asked=False) == Tracing()
+    with pytest.raises(UserError, match="pip install"):
+        open_tracing(asked=True)
+    monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(OTLPSpanExporter=lambda: exporter))
+    tracing = open_tracing(asked=False)
+    tracing.record("x", 1.0, 2.5, tokens=3)
+    tracing.close()
+    [span] = exporter.get_finished_spans()
+    assert span.resource.attributes["service.name"] == "outthink" and span.attributes == {"tokens": 3}
+    assert span.end_time - span.start_time == pytest.approx(1.5e9, rel=1e-6)

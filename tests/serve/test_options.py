@@ -182,7 +182,13 @@ def test_the_queue_has_an_end(endless):
 def test_a_deadline_ends_what_takes_longer(endless):
     with served(endless, deadline=0.2) as client:
         told = client.post("/v1/completions", {"prompt": "x", "max_tokens": 100_000})
-        assert told.status == 504 and told.json["error"]["code"] == "deadline"
+        # What has begun is answered as far as it has come; what has not, with 504.
+        assert told.status in (200, 504)
+        if told.status == 200:
+            assert told.json["choices"][0]["finish_reason"] == "length"
+            assert told.json["usage"]["completion_tokens"] < 100_000
+        else:
+            assert told.json["error"]["code"] == "deadline"
     assert not endless.thread.call(endless.engine.scheduler.leases)
 
 

@@ -305,3 +305,9 @@ def test_whoever_never_ends_a_head_is_hung_up_on(model):
             except OSError:
                 ended = True
     assert ended
+
+
+def test_a_body_that_never_comes_is_given_up(model, monkeypatch):
+    monkeypatch.setattr("outthink.serve.body.BODY_SECONDS", 0.2)
+    with served(model) as client:
+        assert exchange(client.port, post(GOOD, length=len(GOOD) + 1), close=False)[0] == 408
