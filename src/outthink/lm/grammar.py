@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from outthink.core.errors import SamplingError
+from outthink.core.errors import CapabilityError, SamplingError
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -65,7 +65,8 @@ class Grammars:
     """Makes constraints for one tokenizer. Safe to share among threads.
 
     Each constraint has tables of its own, which grow as it is used, within limits: make a new one for each piece of
-    work. All of the methods raise SamplingError for a language that cannot be enforced.
+    work. All of the methods raise SamplingError for a language that cannot be enforced, and CapabilityError where
+    llguidance is not installed.
     """
 
     def __init__(self, tokenizer: Vocabulary) -> None:
@@ -92,19 +93,17 @@ class Grammars:
 
     def compile(self, grammar: str) -> Grammar:
         """The texts of a grammar in llguidance's variant of Lark."""
-        from llguidance import LLMatcher, LLParserLimits
-
-        matcher = LLMatcher(self._tokens, grammar, log_level=0, limits=LLParserLimits(**LIMITS))
+        library = _llguidance()
+        limits = library.LLParserLimits(**LIMITS)
+        matcher = library.LLMatcher(self._tokens, grammar, log_level=0, limits=limits)
         _refuse_if_broken(matcher, "This grammar")
         return Grammar(self.tokenizer, matcher)
 
     @cached_property
     def _tokens(self) -> LLTokenizer:
-        from llguidance import LLTokenizer
-
         if not self.tokenizer.eos_ids:
             raise SamplingError("A constraint needs a tokenizer with an end token: without one no text could end.")
-        return LLTokenizer(_Words(self.tokenizer), eos_token=list(self.tokenizer.eos_ids))  # type: ignore[arg-type]
+        return _llguidance().LLTokenizer(_Words(self.tokenizer), eos_token=list(self.tokenizer.eos_ids))
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,11 +184,8 @@ def schema_grammar(schema: dict[str, Any] | bool) -> str:
 
 def regex_grammar(pattern: str) -> str:
     """The grammar of `Grammars.regex`."""
-    from llguidance import LLMatcher
-
-    return json.loads(LLMatcher.grammar_from_regex(pattern))["grammars"][0]["lark_grammar"].replace(
-        "start: ", _EXACT, 1
-    )
+    said = _llguidance().LLMatcher.grammar_from_regex(pattern)
+    return json.loads(said)["grammars"][0]["lark_grammar"].replace("start: ", _EXACT, 1)
 
 
 def choice_grammar(texts: Iterable[str]) -> str:
@@ -206,6 +202,14 @@ def trouble(words: str) -> str:
         if found := re.search(pattern, words):
             return ours.format(*found.groups())
     return "it is malformed"
+
+
+def _llguidance() -> Any:
+    try:
+        import llguidance
+    except ModuleNotFoundError as error:
+        raise CapabilityError("Constraints need llguidance: pip install 'outthink[serve]'.") from error
+    return llguidance
 
 
 def _refuse_if_broken(matcher: LLMatcher, what: str) -> None:
