@@ -6,7 +6,6 @@ import pytest
 
 from browser.test_page import done, think, think_on
 from browser.test_trees import drawn, posterior_of  # noqa: F401  (a fixture)
-from serve_world import served
 
 pytestmark = pytest.mark.browser
 
@@ -55,12 +54,6 @@ def test_the_file_of_a_tree_has_no_faults(drawn, scheme):  # noqa: F811
     page = drawn(*posterior_of(90), color_scheme=scheme)
     page.click("text=Unfold")
     assert faults(page) == []
-
-
-def test_the_dialog_for_the_key_has_no_faults(visit, model):
-    with served(model, api_keys=("a-key-for-the-page",)) as client:
-        page = visit(f"http://127.0.0.1:{client.port}/", waits_for="#key-dialog[open]", expects=["401"])
-        assert faults(page) == []
 
 
 def test_the_check_finds_faults_where_there_are_some(site, visit):

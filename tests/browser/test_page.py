@@ -376,27 +376,18 @@ def test_tabs_move_with_the_arrows(site, visit):
 # ---- the key -------------------------------------------------------------------------------------------------------
 
 
-def test_a_server_with_keys_is_asked_for_one_that_stays_in_the_tab(visit, model):
+def test_a_server_with_keys_has_the_browser_ask_for_one(visit, model):
     with served(model, api_keys=(KEY,)) as client:
-        page = visit(f"http://127.0.0.1:{client.port}/", waits_for="#key-dialog[open]", expects=["401"])
-        page.fill("#key", "not-the-right-key")
-        page.keyboard.press("Enter")
-        page.locator("#key-wrong").wait_for()
-        page.fill("#key", KEY)
-        page.click("text=Use this key")
-        page.locator("#strategy option").first.wait_for(state="attached")
+        credentials = {"username": "anyone", "password": KEY}
+        page = visit(f"http://127.0.0.1:{client.port}/", http_credentials=credentials, expects=["401"])
         think(page)
         done(page)
-        assert page.evaluate("Object.values(sessionStorage)") == [KEY]
         assert KEY not in page.evaluate("JSON.stringify(localStorage) + document.cookie + location.href")
         page.reload()
         done(page)
         with page.expect_download() as saved:
             page.click("text=HTML")
         assert KEY not in saved.value.path().read_text()
-        other = page.context.new_page()
-        other.goto(page.url)
-        other.locator("#key-dialog[open]").wait_for()
-        other.click("#key-not")
-        other.locator("#trouble").wait_for()
-        assert "API key" in other.inner_text("#trouble")
+        wrong = {"username": "anyone", "password": "not-the-right-key"}
+        refused = visit(page.url, http_credentials=wrong, waits_for="body", expects=["401"])
+        assert "needs an API key" in refused.inner_text("body")

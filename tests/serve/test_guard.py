@@ -3,7 +3,6 @@
 import pytest
 
 from outthink.core.errors import UserError
-from outthink.serve.app import page_files
 from outthink.serve.config import ServeConfig
 from serve_world import Client, served
 
@@ -57,15 +56,11 @@ def test_a_browser_is_asked_and_may_send_the_key_as_a_password(locked):
     assert Client(locked.port).get("/metrics", Authorization=f"Basic {token}").status == 200
 
 
-def test_the_files_of_the_page_are_open_to_read_and_hold_nothing_of_the_server(locked, model):
-    anyone = Client(locked.port)
-    for path in sorted(page_files()):
-        answer = anyone.get(path.decode())
-        assert answer.status == 200, path
-        assert model.name.encode() not in answer.body
-        assert anyone.send("POST", path.decode(), b"{}").status == 401
-        assert anyone.get(path.decode() + "/").status in (401, 404)
-    assert anyone.get("/show/tree.html").status == 401
+def test_the_page_needs_a_key_too(locked):
+    anyone, known = Client(locked.port), Client(locked.port, KEYS[0])
+    for path in ("/", "/index.html", "/app.js", "/style.css", "/show/dom.js"):
+        assert anyone.get(path).status == 401, path
+        assert known.get(path).status == 200, path
 
 
 def test_health_is_open_to_all(locked):

@@ -93,14 +93,7 @@ def make_app(model: Model, config: ServeConfig, tracing: Tracing | None = None) 
     app.mount("/show", StaticFiles(directory=ASSETS))
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     _handle_errors(app)
-    return Guard(app, config, Watch(metrics, tracing, config.log_prompts), store.secret, page_files())
-
-
-def page_files() -> frozenset[bytes]:
-    """The paths of the page's own files. They hold nothing of this server: the page itself asks for the key."""
-    own = (f"/{file.name}" for file in PAGE.iterdir() if file.is_file())
-    shared = (f"/show/{file.name}" for file in ASSETS.iterdir() if file.suffix in (".js", ".css"))
-    return frozenset(path.encode() for path in ("/", *own, *shared))
+    return Guard(app, config, Watch(metrics, tracing, config.log_prompts), store.secret)
 
 
 def _handle_errors(app: FastAPI) -> None:

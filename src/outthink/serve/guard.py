@@ -30,16 +30,15 @@ _REQUEST_ID_CHARS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUV
 class Guard:
     """ASGI middleware. Puts ``request_id`` and ``tenant`` into the scope's state; refuses what may not pass.
 
-    Where keys are set, every path needs one but exactly ``/health`` and, to read, exactly the ``files`` of the page,
-    which are the same everywhere and ask for the key; keys are compared in constant time. A tenant is a keyed hash of
-    its key, so that no key is held in a cache's or a table's name.
+    Where keys are set, every path needs one but exactly ``/health``, the page too, at which a browser asks for it
+    (Basic: the key is the password); keys are compared in constant time. A tenant is a keyed hash of its key, so that
+    no key is held in a cache's or a table's name.
     """
 
     app: FastAPI
     config: ServeConfig
     watch: Watch
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
-    files: frozenset[bytes] = frozenset()
     held: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,7 +91,7 @@ class Guard:
         matches = [hmac.compare_digest(sent, self._digest(known.encode())) for known in self.config.api_keys]
         if any(matches):
             return sent.hex()[:32]
-        if raw == OPEN_PATH or (raw in self.files and scope["method"] in ("GET", "HEAD")):
+        if raw == OPEN_PATH:
             return ""
         raise ApiError(
             401,

@@ -1,7 +1,7 @@
 // The page: its views, what leads from one to another, and what happens at the start.
 
 import { $, otherTheme, setTheme } from "./show/dom.js";
-import { askForKey, hasKey, json } from "./api.js";
+import { json } from "./api.js";
 import { allowCompare, putBack, readChoices, readPast, requests, sample, setLimits, showChoice, showCost } from "./ask.js";
 import { announce, cancelAll, clearFilters, live, showRuns } from "./runs.js";
 import { showHistory } from "./history.js";
@@ -85,7 +85,7 @@ function choose(name) {
 }
 
 async function refresh() {
-  if (here === "think" || $("key-dialog").open) return;
+  if (here === "think") return;
   await attempt(async () => {
     const jobs = await readPast();
     if (here === "history") showHistory(jobs);
@@ -97,7 +97,7 @@ async function refresh() {
 
 // While something thinks, readings are taken whatever is looked at: the chart shall have them.
 function tick() {
-  if (document.hidden || $("key-dialog").open) return;
+  if (document.hidden) return;
   if (here === "status") refresh();
   else if (live().length) json("api/status").then(showStatus, () => {}); // the stream of the solve tells what is wrong
 }
@@ -122,12 +122,11 @@ function wire() {
   $("budget").addEventListener("input", showCost);
   $("strategy").addEventListener("change", showChoice);
   $("compare").addEventListener("change", allowCompare);
-  $("enter-key").addEventListener("click", () => attempt(async () => { await askForKey(); await start(); }));
   $("problem").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("ask").requestSubmit();
   });
   document.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || $("key-dialog").open) return;
+    if (event.key !== "Escape") return;
     if (live().length) attempt(cancelAll);
     else clearFilters();
   });
@@ -136,7 +135,6 @@ function wire() {
 }
 
 async function start() {
-  $("enter-key").hidden = !hasKey();
   await attempt(async () => {
     const status = await json("api/status");
     $("model").textContent = status.model;
