@@ -8,8 +8,11 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed  ## Watch a small model think: sample, vote, verify; prints answer, posterior and bill.
 	$(BIN)/outthink demo
 
-test: $(VENV)/.installed-dev check  ## Lint, types, import rules, then the test suite.
+test: $(VENV)/.installed-dev check  ## Lint, types, import rules, the test suite, and the kernels' parity under sanitizers.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu and not clients and not browser"
+	@if command -v c++ >/dev/null && command -v cmake >/dev/null; then \
+	    tests/kernels/sanitized.sh $(BIN)/python -q -n 2 -m "not slow" -k "not invariance and not threads and not generic"; \
+	else echo "The sanitized run of the kernels' tests is left out: it needs c++ and cmake."; fi
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check src tests
@@ -34,7 +37,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[dev]"
 	touch $@
 
-sanitize: $(VENV)/.installed-dev  ## The kernels' tests on a build with the address and undefined-behaviour sanitizers.
+sanitize: $(VENV)/.installed-dev  ## All of the kernels' tests on a build with the address and undefined-behaviour sanitizers.
 	tests/kernels/sanitized.sh $(BIN)/python
 
 test-clients: $(VENV)/.installed-dev  ## The checks against other servers, installed in environments of their own.

@@ -8,9 +8,8 @@ case $python in /*) ;; *) python=$PWD/$python ;; esac
 [ $# -gt 0 ] && shift
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# The Makefile generator's default parallelism is one compiler.
 cmake -S "$root" -B "$work/build" -DOUTTHINK_SANITIZE=ON -DPython_EXECUTABLE="$python" >"$work/log"
-cmake --build "$work/build" >>"$work/log" 2>&1 || { tail -n 40 "$work/log"; exit 1; }
+cmake --build "$work/build" --parallel 2 >>"$work/log" 2>&1 || { tail -n 40 "$work/log"; exit 1; }
 cp -r "$root/src" "$root/tests" "$root/pyproject.toml" "$work/"
 find "$work/src" -name '_core*.so' -delete
 cmake --install "$work/build" --prefix "$work/src" >>"$work/log"
