@@ -26,7 +26,11 @@ def test_a_thinking_object_gets_a_posterior_and_a_bill(client):
     assert answer["choices"][0]["message"]["reasoning_content"].count(f"answer: {RIGHT}")
     thinking = answer["thinking"]
     assert thinking["best"] == RIGHT and thinking["confidence"] == 1 and thinking["stopped"] == "verified"
-    assert answer["usage"]["search_tokens"] == thinking["cost"]["decoded"]
+    usage = answer["usage"]
+    assert usage["search_tokens"] == usage["completion_tokens"] == thinking["cost"]["decoded"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert 0 <= usage["completion_tokens_details"]["reasoning_tokens"] < usage["completion_tokens"]
+    assert answer["choices"][0]["message"]["reasoning"] == answer["choices"][0]["message"]["reasoning_content"]
 
 
 @pytest.mark.parametrize(

@@ -132,10 +132,11 @@ class ChatLogprobs(Answer):
 
 
 class ChatAnswer(Answer):
-    """The assistant's turn; ``reasoning_content`` is the winning line, where there was a search."""
+    """The assistant's turn; ``reasoning`` and ``reasoning_content`` are the winning line, where there was a search."""
 
     role: Literal["assistant"]
     content: str
+    reasoning: str | None = None
     reasoning_content: str | None = None
 
 

@@ -172,6 +172,7 @@ class Message(RefusedInMessage, Strict):
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | Annotated[list[TextPart], Field(max_length=256)] | None = None
     name: Name | None = None
+    reasoning: Text | None = None
     reasoning_content: Text | None = None
 
     def plain(self) -> dict[str, str]:

@@ -196,15 +196,17 @@ def until_of(request: Generating, max_tokens: int | None) -> Until:
     )  # fmt: skip
 
 
-def usage(prompt: int, completion: int, cached: int, search: int | None = None) -> dict[str, Any]:
-    """Tokens as the OpenAI API counts them; ``search``: those of all branches, where there was a search."""
+def usage(prompt: int, completion: int, cached: int, reasoning: int | None = None) -> dict[str, Any]:
+    """Tokens as the OpenAI API counts them. Where there was a search, ``completion`` are those of all its branches and
+    ``reasoning`` those of them that are not in the winning line.
+    """
     counts: dict[str, Any] = {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": cached},
     }
-    if search is not None:
-        counts["completion_tokens_details"] = {"reasoning_tokens": max(0, search - completion)}
-        counts["search_tokens"] = search
+    if reasoning is not None:
+        counts["completion_tokens_details"] = {"reasoning_tokens": reasoning}
+        counts["search_tokens"] = completion
     return counts

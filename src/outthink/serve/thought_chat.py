@@ -53,7 +53,7 @@ async def think_chat(
 def thought_answer(posterior: Posterior, head: dict[str, Any]) -> dict[str, Any]:
     """The whole answer."""
     line = posterior.best_line
-    message = {"role": "assistant", "content": posterior.best or "", "reasoning_content": line.text if line else ""}
+    message = {"role": "assistant", "content": posterior.best or "", **_reasoning(line.text if line else "")}
     return {
         **head,
         "object": "chat.completion",
@@ -78,11 +78,16 @@ async def thought_events(
                 yield chunk({}, progress=progress(found))
                 continue
             line = found.best_line
-            yield chunk({"role": "assistant", "reasoning_content": line.text if line else ""})
+            yield chunk({"role": "assistant", **_reasoning(line.text if line else "")})
             yield chunk({"content": found.best or ""})
             yield chunk({}, _thought_finish(found), thinking=report(found))
             if body.stream_options and body.stream_options.include_usage:
                 yield {**head, "choices": [], "usage": _thought_usage(found)}
+
+
+def _reasoning(line: str) -> dict[str, str]:
+    """The winning line under both of the names that clients read."""
+    return {"reasoning": line, "reasoning_content": line}
 
 
 def _thought_finish(posterior: Posterior) -> str:
@@ -92,4 +97,4 @@ def _thought_finish(posterior: Posterior) -> str:
 def _thought_usage(posterior: Posterior) -> dict[str, Any]:
     bill, line = posterior.cost, posterior.best_line
     winning = sum(t.tokens for t in line.thought.line()) if line is not None and line.thought is not None else 0
-    return usage(bill.prefilled + bill.cached, winning, bill.cached, bill.decoded)
+    return usage(bill.prefilled + bill.cached, bill.decoded, bill.cached, bill.decoded - winning)
