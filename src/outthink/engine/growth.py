@@ -109,14 +109,16 @@ class Growth:
         positions = np.array([len(sequence.tokens) for sequence in sequences], dtype=np.int32)
         logits = np.stack([logits for _, logits in draws])
         drawn = self.decoder.sample(logits, positions, laws(map(generation_of, sequences)))
-        for sequence, token, *log_probs in zip(sequences, *(array.tolist() for array in drawn), strict=True):
-            self._accept(sequence, token, *log_probs, [])
+        tokens, log_probs, sample_log_probs = (array.tolist() for array in drawn)
+        for i, sequence in enumerate(sequences):
+            self._accept(sequence, tokens[i], log_probs[i], sample_log_probs[i], [])
 
     def _draw_by_hand(self, draws: Tokens[Draw]) -> None:
         drawn = sample([logits for _, logits in draws], [_row(sequence) for sequence, _ in draws])
-        values = (drawn.tokens.tolist(), drawn.log_probs.tolist(), drawn.sample_log_probs.tolist(), drawn.top)
-        for (sequence, _), *one in zip(draws, *values, strict=True):
-            self._accept(sequence, *one)
+        tokens, log_probs = drawn.tokens.tolist(), drawn.log_probs.tolist()
+        sample_log_probs = drawn.sample_log_probs.tolist()
+        for i, (sequence, _) in enumerate(draws):
+            self._accept(sequence, tokens[i], log_probs[i], sample_log_probs[i], drawn.top[i])
 
     def _accept(
         self,
