@@ -104,7 +104,7 @@ def test_tree_page_holds_this_very_posterior(run, model, tmp_path, posterior):
     assert str(page) in ran.err.replace("\n", "")
     data = json.loads(_script(page.read_text("utf-8"), "data"))
     assert {entry["answer"]: entry["share"] for entry in data["answers"]} == pytest.approx(posterior.weights)
-    assert sum(len(passage["lines"]) for passage in data["passages"]) == 32
+    assert sum(line["count"] for passage in data["passages"] for line in passage["lines"]) == 32
     assert data["bill"]["tokens"] == posterior.cost.tokens == sum(part["tokens"] for part in data["spending"])
 
 
