@@ -1,6 +1,7 @@
 """A branch's tokens depend on its seed, prefix and position: not on company, cache, chunks or preemption."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from outthink.core.sampling import Sampling, Until
 from outthink.engine.engine import Engine
 from outthink.engine.sampler import Draws, Row, sample
 from outthink.engine.sequence import Extend, Prompt
+from outthink.kernels.cpu.backend import CpuBackend
 from outthink.kernels.reference.paged import TorchBackend
 from outthink.models.transformer import Transformer
 from outthink.scheduling import Limits
@@ -30,13 +32,24 @@ SAMPLINGS = [
     Sampling(seed=5, logit_bias={101: 3.0, 32: -2.0}),
     Sampling(temperature=0.0),
 ]
+# Threads and formats of the compiled kernels.
+COMPILED = {
+    "cpu": {"threads": 2},
+    "cpu, int8": {"threads": 1, "weight_format": "int8", "kv_format": "int8"},
+}
+BACKENDS = ["reference", *COMPILED]
 
 
 class Runner:
     """Grows children on an engine over the tiny transformer, without a thread."""
 
-    def __init__(self, model: Transformer, num_pages: int = 600, page_size: int = 16, **limits: int) -> None:
-        backend = TorchBackend(model, num_pages, page_size)
+    def __init__(
+        self, model: Transformer, name: str = "reference", num_pages: int = 600, page_size: int = 16, **limits: int
+    ) -> None:
+        if name == "reference":
+            backend = TorchBackend(model, num_pages, page_size)
+        else:
+            backend = CpuBackend(model, num_pages, **COMPILED[name])
         self.engine = Engine(backend, ByteTokenizer(), COSTS, 512, Limits(**limits))
 
     def start(self, prompt: Sequence[int], keys: Sequence[int], sampling: Sampling) -> Extend:
@@ -58,8 +71,8 @@ class Runner:
         raise AssertionError("it never ends")
 
 
-def alone(model: Transformer, sampling: Sampling) -> tuple[int, ...]:
-    runner = Runner(model)
+def alone(model: Transformer, sampling: Sampling, name: str) -> tuple[int, ...]:
+    runner = Runner(model, name)
     [tokens] = runner.finish(runner.start(PROMPT, [mix(0, 7)], sampling))
     return tokens
 
@@ -73,47 +86,54 @@ def others(runner: Runner) -> list[Extend]:
     return tasks
 
 
-def in_company(tiny_transformer: Transformer, sampling: Sampling) -> dict[str, tuple[int, ...]]:
+def in_company(model: Transformer, sampling: Sampling, name: str = "reference") -> dict[str, tuple[int, ...]]:
     """The tokens of one branch among 31 others, by circumstance."""
+    runners = {
+        "among 31 others": Runner(model, name),
+        "in chunks": Runner(model, name, max_batch_tokens=37),
+        "few at a time": Runner(model, name, max_sequences=3),
+        "with few pages": Runner(model, name, num_pages=17, max_batch_tokens=50),
+    }
+    if name == "reference":
+        runners["with odd pages"] = Runner(model, name, num_pages=60, page_size=7)
     seen = {}
-    for name, runner in {
-        "among 31 others": Runner(tiny_transformer),
-        "in chunks": Runner(tiny_transformer, max_batch_tokens=37),
-        "few at a time": Runner(tiny_transformer, max_sequences=3),
-        "with few pages": Runner(tiny_transformer, num_pages=17, max_batch_tokens=50),
-        "with odd pages": Runner(tiny_transformer, num_pages=60, page_size=7),
-    }.items():
+    for circumstance, runner in runners.items():
         company = others(runner)
         ours = runner.start(PROMPT, [mix(0, 7)], sampling)
         runner.finish(*company, ours)
-        seen[name] = runner.finish(ours)[0]
-        seen[name + ", cached"] = runner.finish(runner.start(PROMPT, [mix(0, 7)], sampling))[0]
-        if name == "with few pages":
+        seen[circumstance] = runner.finish(ours)[0]
+        seen[circumstance + ", cached"] = runner.finish(runner.start(PROMPT, [mix(0, 7)], sampling))[0]
+        if circumstance == "with few pages":
             assert runner.engine.scheduler.num_preemptions > 0, "it was meant to run out of pages"
     return seen
 
 
-def in_both_orders(model: Transformer) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+def in_both_orders(model: Transformer, name: str = "reference") -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
     keys = [mix(0, i) for i in range(12)]
-    forwards, backwards = Runner(model), Runner(model)
+    forwards, backwards = Runner(model, name), Runner(model, name)
     a = forwards.finish(forwards.start(PROMPT, keys, SAMPLINGS[0]))
     return a, backwards.finish(backwards.start(PROMPT, keys[::-1], SAMPLINGS[0]))[::-1]
 
 
+@pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_company_chunks_caches_and_preemption_change_nothing(tiny_transformer: Transformer, sampling: Sampling) -> None:
-    seen = in_company(tiny_transformer, sampling)
-    assert seen == dict.fromkeys(seen, alone(tiny_transformer, sampling))
+def test_company_chunks_caches_and_preemption_change_nothing(
+    tiny_transformer: Transformer, sampling: Sampling, name: str
+) -> None:
+    seen = in_company(tiny_transformer, sampling, name)
+    assert seen == dict.fromkeys(seen, alone(tiny_transformer, sampling, name))
 
 
-def test_the_same_child_is_the_same_at_any_place_among_its_siblings(tiny_transformer: Transformer) -> None:
-    a, b = in_both_orders(tiny_transformer)
+@pytest.mark.parametrize("name", BACKENDS)
+def test_the_same_child_is_the_same_at_any_place_among_its_siblings(tiny_transformer: Transformer, name: str) -> None:
+    a, b = in_both_orders(tiny_transformer, name)
     assert a == b
     assert len(set(a)) == 12, "siblings with different keys draw differently"
 
 
-def test_other_seeds_and_keys_give_other_tokens(tiny_transformer: Transformer) -> None:
-    runner = Runner(tiny_transformer)
+@pytest.mark.parametrize("name", BACKENDS)
+def test_other_seeds_and_keys_give_other_tokens(tiny_transformer: Transformer, name: str) -> None:
+    runner = Runner(tiny_transformer, name)
     tasks = [runner.start(PROMPT, [mix(0, k)], Sampling(seed=s)) for s in range(4) for k in range(4)]
     assert len(set(runner.finish(*tasks))) == 16
 
@@ -149,7 +169,19 @@ def test_a_sampler_that_forgets_the_key_is_noticed(
     forgets = lambda logits, rows: sample(logits, [Row(r.sampling, 0, r.position) for r in rows])  # noqa: E731
     monkeypatch.setattr(outthink.engine.growth, "sample", forgets)
     with pytest.raises(AssertionError):
-        test_other_seeds_and_keys_give_other_tokens(tiny_transformer)
+        test_other_seeds_and_keys_give_other_tokens(tiny_transformer, "reference")
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_compiled_sampler_that_looks_at_the_batch_is_noticed(
+    tiny_transformer: Transformer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = CpuBackend._laws
+    by_place = lambda self, laws: true(self, replace(laws, keys=np.arange(len(laws.keys), dtype=np.uint64)))  # noqa: E731
+    monkeypatch.setattr(CpuBackend, "_laws", by_place)
+    a, b = in_both_orders(tiny_transformer, name)
+    assert a != b
+    assert len(set(in_company(tiny_transformer, SAMPLINGS[0], name).values())) > 1
 
 
 def test_stale_pages_of_others_cannot_spoil_a_branch(tiny_transformer: Transformer) -> None:

@@ -1,11 +1,14 @@
 """A key or value that is not finite shows in the logits of all that attend to it, and of nobody else."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
 from cpu_cases import Pages, make_batch, make_config, make_model
 from kernels.test_cpu_invariance import FORMATS, ISAS
+from outthink.core.errors import CheckpointError
 from outthink.kernels.cpu.backend import CpuBackend
 
 BAD, NUM_PAGES = 7, 96
@@ -75,3 +78,40 @@ def test_values_alone_that_are_damaged_are_told(formats: str) -> None:
         backend = make_backend(model, formats)
         logits = last_logits(backend, PROMPT[:50], [400], Pages(NUM_PAGES, seed=0).table(50))
         assert not np.isfinite(logits).any()
+
+
+ROUNDED = [
+    f"model.layers.1.{name}_proj.weight" for name in ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o")
+]
+ROUNDED += [f"model.layers.2.mlp.{name}_proj.weight" for name in ("gate", "up", "down")] + ["lm_head.weight"]
+
+
+def make_with(name: str, value: float, dtype: torch.dtype = torch.float32):
+    model = make_model(CONFIG, seed=2, dtype=dtype)
+    with torch.no_grad():
+        model.get_parameter(name)[-1, -1] = value
+    return model
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("name", ROUNDED)
+def test_weights_that_are_not_finite_are_not_rounded(name: str, weights: str, isa: str) -> None:
+    """No code stands for them: a number that looks right would be computed with."""
+    for damage in (torch.nan, torch.inf, -torch.inf):
+        for dtype in (torch.float32, torch.bfloat16):
+            with pytest.raises(CheckpointError, match=re.escape(f"'{name}'")):
+                CpuBackend(make_with(name, damage, dtype), 4, threads=2, weight_format=weights, isa=isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_weights_beyond_the_scales_of_int4_are_not_rounded(isa: str) -> None:
+    """The largest is 8 times the largest float16. Others are rounded like any."""
+    name = ROUNDED[2]
+    for value in (8 * 65504.0 + 1, -1e30):
+        with pytest.raises(CheckpointError, match=re.escape(f"'{name}'")):
+            CpuBackend(make_with(name, value), 4, threads=2, weight_format="int4", isa=isa)
+        backend = CpuBackend(make_with(name, value), 4, threads=2, weight_format="int8", isa=isa)
+        assert np.isfinite(last_logits(backend, PROMPT[:9], [9], [2])).all()
+    backend = CpuBackend(make_with(name, 8 * 65504.0), 4, threads=2, weight_format="int4", isa=isa)
+    assert np.isfinite(last_logits(backend, PROMPT[:9], [9], [2])).all()

@@ -139,6 +139,19 @@ def test_any_schedule_gives_the_same_bits(data):
             assert np.array_equal(logits, expected[position])
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("formats", FORMATS)
+def test_sequences_without_rows_change_nothing(formats, isa):
+    rng, pages = np.random.default_rng(4), Pages(NUM_PAGES, seed=4)
+    texts = [rng.integers(101, size=n).tolist() for n in (33, 7)]
+    chunks = [(text, 0, pages.table(len(text))) for text in texts]
+    empty = [([], start, pages.table(start)) for start in (0, 5, 48)]
+    backend = make_backend(formats, isa)
+    expected = backend.run(make_batch(chunks))
+    found = backend.run(make_batch([empty[0], chunks[0], empty[1], empty[2], chunks[1], empty[0]]))
+    assert np.array_equal(found, expected)
+
+
 def test_a_prefix_that_is_not_the_same_is_noticed():
     """The check above can fail: a branch with one other token in the shared part gets other bits."""
     backend = make_backend("bfloat16")

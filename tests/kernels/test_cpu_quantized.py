@@ -9,7 +9,7 @@ from torch.nn.functional import linear
 from cpu_cases import Pages, dense_logits, error, make_config, make_model, run_chunked
 from outthink.kernels.cpu import extension
 from outthink.kernels.cpu.backend import CpuBackend
-from outthink.kernels.reference.dense import dense_attend
+from outthink.kernels.reference.dense import dense_attend, visible_keys
 from outthink.models.transformer import Transformer
 
 ISAS = extension.compiled().usable_isas() if extension.compiled() else []
@@ -19,6 +19,8 @@ SHAPES = {
     "primes": {"hidden_size": 97, "intermediate_size": 131, "vocab_size": 257, "num_heads": 3, "num_kv_heads": 1},
     "wide": {"hidden_size": 192, "intermediate_size": 448, "attention_bias": True, "mlp_bias": True},
     "own head, head 80": {"tie_embeddings": False, "head_dim": 80, "qk_norm": True},
+    "one head of 64": {"num_heads": 1, "num_kv_heads": 1, "head_dim": 64},
+    "head 128, window": {"num_heads": 2, "num_kv_heads": 1, "head_dim": 128, "sliding_windows": (19, None)},
 }
 
 
@@ -49,7 +51,9 @@ def round_weight(weight: Tensor, weight_format: str, group: int) -> Tensor:
 
 @torch.inference_mode()
 def rounded_logits(model: Transformer, tokens: list[int], weight_format: str, group: int) -> np.ndarray:
-    """The oracle: rounding in float32, with queries, keys and values rounded to bfloat16. Changes the model."""
+    """The oracle: rounding in float32, with queries, keys, values and the weights of attention, of which the largest is
+    1, rounded to bfloat16. Changes the model.
+    """
     config = model.config
     head = model.model.embed_tokens.weight if model.lm_head is None else model.lm_head.weight
     head = round_symmetric(head, head.shape[1])
@@ -58,12 +62,17 @@ def rounded_logits(model: Transformer, tokens: list[int], weight_format: str, gr
             if isinstance(module, nn.Linear):
                 module.weight.copy_(round_weight(module.weight, weight_format, group))
                 module.register_forward_pre_hook(lambda _, inputs: round_symmetric(inputs[0], 128))
-    dense = dense_attend(1, len(tokens), config.sliding_windows)
+    repeat = config.num_heads // config.num_kv_heads
 
     def attend(index: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        scale = config.head_dim**0.5
-        q = (q / scale).bfloat16().float() * scale
-        return dense(index, q, k.bfloat16().float(), v.bfloat16().float())
+        q, k, v = ((x.bfloat16().float()).transpose(0, 1) for x in (q / config.head_dim**0.5, k, v))
+        scores = q @ k.repeat_interleave(repeat, 0).transpose(1, 2)
+        scores = scores.masked_fill(
+            ~visible_keys(len(tokens), config.sliding_windows[index], None, q.device), -torch.inf
+        )
+        weights = (scores - scores.amax(-1, keepdim=True)).exp().bfloat16().float()
+        values = weights @ v.repeat_interleave(repeat, 0)
+        return (values / weights.sum(-1, keepdim=True)).transpose(0, 1)
 
     hidden = model(torch.tensor(tokens), torch.arange(len(tokens)), attend)
     return linear(round_symmetric(hidden, 128), head).numpy()
@@ -74,10 +83,8 @@ def rounded_logits(model: Transformer, tokens: list[int], weight_format: str, gr
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("attention", [False, True])
 def test_quantized_step_equals_rounded_transformer(attention, shape, scheme, isa):
-    """Without attention nothing is rounded differently, and only codes that fall on the other side of a half differ.
-
-    With attention its weights are rounded to bfloat16, which moves many of the next codes by one: a perturbation much
-    smaller than a step is amplified to a good part of the rounding itself.
+    """Nothing is rounded differently, and only what falls on the other side of a half differs; attention has more such
+    places, and the next codes that they move by one.
     """
     weight_format, group = SCHEMES[scheme]
     config = make_config(**SHAPES[shape])

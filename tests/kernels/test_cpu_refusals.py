@@ -10,7 +10,7 @@ import torch
 from cpu_cases import make_batch, make_config, make_model
 from outthink.core.errors import CapabilityError
 from outthink.kernels.cpu.backend import CpuBackend
-from outthink.kernels.cpu.extension import why_not
+from outthink.kernels.cpu.extension import compiled, why_not
 
 GOOD = make_batch([([1, 2, 3], 15, [4, 0]), ([7], 0, [2])])
 
@@ -99,6 +99,56 @@ def test_wrong_arguments(arguments, message):
     model = make_model(make_config())
     with pytest.raises(ValueError, match=message):
         CpuBackend(model, **({"num_pages": 4, "threads": 1} | arguments))
+
+
+SIZES = {
+    "vocab_size": 4,
+    "num_outputs": 4,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_heads": 1,
+    "num_kv_heads": 1,
+    "head_dim": 32,
+    "max_positions": 32,
+    "num_pages": 4,
+    "norm_eps": 1e-5,
+    "format": "float32",
+    "group": 32,
+    "kv": "float32",
+    "windows": [0],
+    "isa": "auto",
+    "threads": 1,
+}
+HUGE = 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"num_outputs": 5}, "more outputs"),
+        ({"windows": [-5]}, "Windows"),
+        ({"num_heads": 1 << 26, "num_kv_heads": 1 << 26, "head_dim": 512}, "heads times head_dim"),
+        ({"hidden_size": HUGE}, "hidden"),
+        ({"intermediate_size": HUGE}, "intermediate"),
+        ({"vocab_size": HUGE}, "Vocabulary"),
+        ({"max_positions": HUGE}, "positions"),
+        ({"windows": [0] * 5000}, "layers"),
+        ({"num_heads": 8192, "num_kv_heads": 8192, "head_dim": 512, "num_pages": HUGE}, "memory"),
+    ],
+)
+def test_sizes_whose_products_no_number_holds(sizes, message):
+    extension = compiled()
+    assert extension.Core(**SIZES).isa
+    with pytest.raises(ValueError, match=message):
+        extension.Core(**(SIZES | sizes))
+
+
+def test_more_rows_than_can_be_counted(backend):
+    count = (1 << 18) + 1
+    with pytest.raises(ValueError, match="262,144 rows"):
+        backend.run(replace(GOOD, tokens=np.zeros(count, np.int32), positions=np.zeros(count, np.int32)))
+    with pytest.raises(ValueError, match="262,144 rows"):
+        backend.run(replace(GOOD, logit_rows=np.zeros(count, np.int32)))
 
 
 def test_models_that_are_not_covered():

@@ -86,11 +86,17 @@ def quantize(
 def code_layers(
     loaded: LoadedModel, how: Quantization, documents: Sequence[Sequence[int]], progress: Progress = lambda *_: None
 ) -> dict[str, CodedWeight]:
-    """The codes of every matrix of the layers, by name; changes the (float32) model to what they stand for."""
+    """The codes of every matrix of the layers, by name; changes the (float32) model to what they stand for.
+
+    Raises CheckpointError for weights that are not finite, which no code can stand for.
+    """
+    named = [
+        (f"model.layers.{i}.{n}.weight", m) for i, x in enumerate(loaded.model.model.layers) for n, m in linears(x)
+    ]
+    for name, module in named:
+        if not torch.isfinite(module.weight).all():
+            raise CheckpointError(f"{loaded.source}: the tensor '{name}' has weights that are not finite: get it anew.")
     if how.method == "nearest":
-        named = [
-            (f"model.layers.{i}.{n}.weight", m) for i, x in enumerate(loaded.model.model.layers) for n, m in linears(x)
-        ]
         return {name: round_nearest(module.weight, how.bits, how.group) for name, module in named}
     rounding = partial(round_calibrated if how.method == "gptq" else round_clipped, bits=how.bits, group=how.group)
     return round_layers(loaded.model, documents, rounding, progress)

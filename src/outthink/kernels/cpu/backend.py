@@ -34,7 +34,10 @@ class CpuBackend:
     this process may use; ``isa`` is one of "auto", "avx512", "avx2", "generic". ``tensors`` are the weights by name,
     where of ``model`` its ``config`` alone is to be touched: arrays, tensors, or a `CodedWeight`, whose codes and
     scales are taken as they are; ``weight_format`` and ``group`` must then be those of `coded_format`.
-    Raises CapabilityError where the kernels do not cover the model, ValueError for other bad arguments.
+    Only one thread at a time may use it: a second one gets a RuntimeError. What it is given is copied first, but for
+    logits to sample from, which must not change meanwhile.
+    Raises CapabilityError where the kernels do not cover the model, CheckpointError for weights that cannot be
+    quantized, ValueError for other bad arguments.
     """
 
     name = "cpu"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from outthink.core.errors import CapabilityError
+from outthink.core.errors import CapabilityError, CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +52,7 @@ def load_weights(
 
     They are taken from ``tensors``, one at a time and by name; by default the model's own. ``group`` is the number of
     inputs that share a scale in ``core``'s layers, None where all of an output do. Raises CapabilityError for codes
-    that do not fit.
+    that do not fit, CheckpointError for weights that no code can stand for, because they are not finite or too large.
     """
     config, found = model.config, model.state_dict() if tensors is None else tensors
     loader = _Loader(core, config, found, group)
@@ -62,10 +62,11 @@ def load_weights(
     embedding = _matrix(found["model.embed_tokens.weight"])
     core.set_embedding(embedding)
     if config.reward is not None:
-        head = found["score.weight"]
+        name = "score.weight"
     else:
-        head = embedding if config.tie_embeddings else found["lm_head.weight"]
-    loader.load_linear(-1, "head", [head], ranges([config.num_outputs], TILE_OUTPUTS), loader.hidden_columns)
+        name = "model.embed_tokens.weight" if config.tie_embeddings else "lm_head.weight"
+    head = {name: embedding if config.tie_embeddings and config.reward is None else found[name]}
+    loader.load_linear(-1, "head", head, ranges([config.num_outputs], TILE_OUTPUTS), loader.hidden_columns)
     cos, sin = rotation_tables(*config.rotations(max_positions))
     core.set_rotation(cos, sin)
     core.seal()
@@ -95,7 +96,7 @@ class _Loader:
 
         def load(target: str, names: Sequence[str], rows: Map, columns: Map) -> None:
             biases = [get(f"{name}.bias") for name in names]
-            weights = [self.tensors[f"{prefix}{name}.weight"] for name in names]
+            weights = {f"{prefix}{name}.weight": self.tensors[f"{prefix}{name}.weight"] for name in names}
             self.load_linear(layer, target, weights, rows, columns, [bias for bias in biases if bias is not None])
 
         attention = [f"self_attn.{name}_proj" for name in "qkv"]
@@ -114,11 +115,12 @@ class _Loader:
         self,
         layer: int,
         target: str,
-        weights: Sequence[Weight],
+        named: Mapping[str, Weight],
         rows: Map,
         columns: Map,
         biases: Sequence[Weight] = (),
     ) -> None:
+        weights = list(named.values())
         bias = pick(np.concatenate([_floats(bias) for bias in biases]), rows) if biases else None
         coded = [weight for weight in weights if _is_coded(weight)]
         if target == "head":
@@ -133,9 +135,14 @@ class _Loader:
         if coded:
             scales = [packed_scales(weight, columns, group) for weight in coded]
             codes = [weight.codes.contiguous().numpy() for weight in coded]
-            self.core.set_linear(layer, target, codes, rows, columns, bias, scales)
+            refused = self.core.set_linear(layer, target, codes, rows, columns, bias, scales)
         else:
-            self.core.set_linear(layer, target, [_matrix(weight) for weight in weights], rows, columns, bias)
+            refused = self.core.set_linear(layer, target, [_matrix(weight) for weight in weights], rows, columns, bias)
+        if refused >= 0:
+            raise CheckpointError(
+                f"The tensor '{list(named)[refused]}' has weights that are not finite, or too large to be quantized: "
+                "get the checkpoint anew, or load it without quantization."
+            )
 
 
 def packed_scales(weight: CodedWeight, columns: Map, group: int | None) -> NDArray[np.float32]:

@@ -5,6 +5,8 @@
 #include <nanobind/ndarray.h>
 
 #include <string>
+#include <type_traits>
+#include <vector>
 
 #include "step.h"
 
@@ -21,6 +23,15 @@ using IntTable = Table<const int32_t>;
 
 inline void require(bool condition, const std::string& message) {
     if (!condition) throw nb::value_error(message.c_str());
+}
+
+inline constexpr size_t kMaxRows = size_t{1} << 18;  // of a call: products of rows and parts stay whole numbers of 32 bits
+
+// What is checked with the interpreter lock held must not change once it is released.
+template <class Array>
+auto copy_of(const Array& array) {
+    using Element = std::remove_cv_t<std::remove_reference_t<decltype(*array.data())>>;
+    return std::vector<Element>(array.data(), array.data() + array.size());
 }
 
 }  // namespace outthink

@@ -6,9 +6,11 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <optional>
+#include <stdexcept>
 
 #include "arrays.h"
 #include "bandwidth.h"
@@ -42,9 +44,10 @@ Source coded_source(const Matrix& codes, const ScaleTable& scales, const Linear&
         const auto* code = static_cast<const int8_t*>(codes.data());
         const auto [least, most] = std::minmax_element(code, code + codes.size());
         require(codes.size() == 0 || (*least >= -8 && *most <= 7), "Codes of int4 lie between -8 and 7.");
-        for (size_t i = 0; i < scales.size(); ++i) {
-            require(std::fabs(scales.data()[i]) <= 65504.0f, "Scales of int4 must be finite in float16.");
-        }
+    }
+    const float most = linear.format == Format::int4 ? 65504.0f : 3.402823466e38f;
+    for (size_t i = 0; i < scales.size(); ++i) {
+        require(std::fabs(scales.data()[i]) <= most, "Scales must be finite, those of int4 in float16.");
     }
     return {codes.data(), Format::int8, static_cast<int>(codes.shape(0)), static_cast<int>(codes.shape(1)),
             scales.data()};
@@ -72,6 +75,26 @@ std::vector<float> padded(const Floats& values, int size) {
     return result;
 }
 
+// Held for as long as a thread works on a model. A second one is refused: made to wait, it would compute on pages that
+// the first has changed.
+class Claim {
+   public:
+    explicit Claim(std::atomic_flag& busy) : busy_(busy) {
+        if (!busy.test_and_set(std::memory_order_acquire)) return;
+        throw std::runtime_error("Another thread is computing on this backend; one at a time may use it.");
+    }
+    ~Claim() { busy_.clear(std::memory_order_release); }
+    Claim(const Claim&) = delete;
+    Claim& operator=(const Claim&) = delete;
+
+   private:
+    std::atomic_flag& busy_;
+};
+
+constexpr int kMaxWidth = 1 << 22, kMaxPositions = 1 << 26;  // by which no size in the model overflows
+constexpr size_t kMaxLayers = 4096;
+constexpr double kMaxPageWords = 0x1p46;
+
 class Core {
    public:
     Core(int vocab_size, int num_outputs, int hidden_size, int intermediate_size, int num_heads, int num_kv_heads,
@@ -84,6 +107,16 @@ class Core {
         require(num_heads % num_kv_heads == 0 && num_heads / num_kv_heads <= kMaxQueries,
                 "Attention heads must be a multiple of key-value heads, at most 64 times as many.");
         require(head_dim % 2 == 0 && head_dim <= kMaxHeadDim, "head_dim must be even and at most 512.");
+        require(std::max({vocab_size, hidden_size, intermediate_size}) <= kMaxWidth &&
+                    int64_t{num_heads} * round_up(head_dim, kLanes) <= kMaxWidth,
+                "Vocabulary, hidden and intermediate size, and heads times head_dim, are at most 4,194,304.");
+        require(num_outputs <= vocab_size, "There are more outputs than tokens in the vocabulary.");
+        require(max_positions <= kMaxPositions, "At most 67,108,864 positions.");
+        require(windows.size() <= kMaxLayers, "At most 4096 layers.");
+        for (const int window : windows) require(window >= 0, "Windows must be positive, or 0 for none.");
+        const int page_words = page_words_of(kv_format(kv), num_kv_heads, round_up(head_dim, kLanes));
+        require(1.0 * page_words * num_pages * static_cast<double>(windows.size()) <= kMaxPageWords,
+                "The pages need more memory than there is on any machine.");
         require(threads <= 1024, "At most 1024 threads.");
         require(group == kInputMultiple || group == kScaleGroup, "Groups have 32 or 128 inputs.");
         const Kernels* kernels = select_kernels(isa.c_str());
@@ -95,9 +128,11 @@ class Core {
         decoder_ = std::make_unique<Decoder>(*model_);
     }
 
-    // Sources are float32, bfloat16, or int8 codes of whole numbers times the `scales` that go with each source.
-    void set_linear(int layer, const std::string& name, const std::vector<Matrix>& sources, const Ints& row_map,
+    // Sources are float32, bfloat16, or int8 codes of whole numbers times the `scales` that go with each source. Returns
+    // the number of one that cannot be quantized, see `pack`; -1 if there is none.
+    int set_linear(int layer, const std::string& name, const std::vector<Matrix>& sources, const Ints& row_map,
                     const Ints& column_map, std::optional<Floats> bias, const std::vector<ScaleTable>& scales) {
+        const Claim claim(busy_);
         Weights& weights = linear(layer, name);
         require(scales.empty() || scales.size() == sources.size(), "Codes need scales, all of them or none.");
         std::vector<Source> matrices;
@@ -124,18 +159,23 @@ class Core {
         for (const int32_t column : inputs) {
             require(column >= -1 && column < matrices.front().columns, "A column map points outside the weights.");
         }
+        weights.filled = false;
+        int refused;
         {
             nb::gil_scoped_release unlocked;
-            pack(matrices, outputs, inputs, weights, model_->kernels(), model_->pool());
+            refused = pack(matrices, outputs, inputs, weights, model_->kernels(), model_->pool());
         }
+        if (refused >= 0) return refused;
         if (bias) {
             weights.bias = padded(*bias, shape.outputs);
             weights.linear.bias = weights.bias.data();
         }
         weights.filled = true;
+        return -1;
     }
 
     void set_vector(int layer, const std::string& name, const Floats& values) {
+        const Claim claim(busy_);
         const int hidden = model_->hidden_inputs();
         if (name == "final_norm") {
             model_->final_norm = padded(values, hidden);
@@ -156,6 +196,7 @@ class Core {
     }
 
     void set_embedding(const Matrix& rows) {
+        const Claim claim(busy_);
         require(static_cast<int>(rows.shape(0)) == model_->shape().vocab_size &&
                     static_cast<int>(rows.shape(1)) == model_->shape().hidden_size,
                 "The embedding does not have the model's shape.");
@@ -165,6 +206,7 @@ class Core {
     }
 
     void set_rotation(const Floats& cosines, const Floats& sines) {
+        const Claim claim(busy_);
         const size_t size = static_cast<size_t>(model_->shape().max_positions) * model_->head_stride();
         require(cosines.size() == size && sines.size() == size, "The rotation tables do not have the model's shape.");
         model_->cosines.assign(cosines.data(), cosines.data() + size);
@@ -187,23 +229,28 @@ class Core {
     void run(const Ints& tokens, const Ints& positions, const Ints& query_starts, const Ints& context_lengths,
              const IntTable& page_tables, const Ints& logit_rows, const FloatTable& logits) {
         require(sealed_, "The model has no weights yet.");
+        const Claim claim(busy_);
         const Shape& shape = model_->shape();
+        require(std::max({tokens.size(), context_lengths.size(), logit_rows.size()}) <= kMaxRows,
+                "At most 262,144 rows in a step.");
         require(tokens.size() == positions.size(), "tokens and positions differ in length.");
         require(query_starts.size() == context_lengths.size() + 1,
                 "query_starts must be one longer than context_lengths.");
         require(page_tables.shape(0) == context_lengths.size(), "page_tables needs one row for each sequence.");
         require(logits.shape(0) == logit_rows.size() && static_cast<int>(logits.shape(1)) == shape.num_outputs,
                 "logits must be [rows wanted, num_outputs].");
+        const auto ids = copy_of(tokens), places = copy_of(positions), starts = copy_of(query_starts),
+                   lengths = copy_of(context_lengths), tables = copy_of(page_tables), wanted = copy_of(logit_rows);
         const Batch batch{static_cast<int>(tokens.size()),
                           static_cast<int>(context_lengths.size()),
                           static_cast<int>(page_tables.shape(1)),
                           static_cast<int>(logit_rows.size()),
-                          tokens.data(),
-                          positions.data(),
-                          query_starts.data(),
-                          context_lengths.data(),
-                          page_tables.data(),
-                          logit_rows.data()};
+                          ids.data(),
+                          places.data(),
+                          starts.data(),
+                          lengths.data(),
+                          tables.data(),
+                          wanted.data()};
         const std::string fault = find_fault(batch, shape);
         require(fault.empty(), fault);
         nb::gil_scoped_release unlocked;
@@ -211,20 +258,23 @@ class Core {
     }
 
     void copy_pages(const Ints& source, const Ints& target) {
+        const Claim claim(busy_);
         require(source.size() == target.size(), "source and target differ in length.");
+        const auto from = copy_of(source), to = copy_of(target);
         const int pages = model_->shape().num_pages;
-        for (size_t i = 0; i < source.size(); ++i) {
-            for (const int32_t page : {source(i), target(i)}) {
+        for (size_t i = 0; i < from.size(); ++i) {
+            for (const int32_t page : {from[i], to[i]}) {
                 require(page >= 0 && page < pages,
                         "page id " + std::to_string(page) + " is outside the " + std::to_string(pages) + " pages.");
             }
         }
         nb::gil_scoped_release unlocked;
-        model_->copy_pages(source.data(), target.data(), static_cast<int>(source.size()));
+        model_->copy_pages(from.data(), to.data(), static_cast<int>(from.size()));
     }
 
     // Bytes of all tokens one after the other, and where each ends.
     void set_pieces(const nb::bytes& pieces, std::vector<uint32_t> ends) {
+        const Claim claim(busy_);
         require(static_cast<int>(ends.size()) <= model_->shape().vocab_size && std::is_sorted(ends.begin(), ends.end()) &&
                     (ends.empty() || ends.back() <= pieces.size()),
                 "The ends of pieces do not fit them.");
@@ -233,6 +283,7 @@ class Core {
 
     void sample(const Table<const float>& logits, const Ints& positions, const LawArrays& laws,
                 const Row<int32_t>& tokens, const Row<double>& log_probs, const Row<double>& sample_log_probs) {
+        const Claim claim(busy_);
         sample_rows(*decoder_, model_->shape(), logits, positions, laws, tokens, log_probs, sample_log_probs);
     }
 
@@ -240,6 +291,7 @@ class Core {
                const Table<int32_t>& tokens, const Table<double>& log_probs, const Table<double>& sample_log_probs,
                const Row<int32_t>& counts) {
         require(sealed_, "The model has no weights yet.");
+        const Claim claim(busy_);
         return decode_rows(*decoder_, model_->shape(), arrays, stops, tails, seconds, tokens, log_probs,
                            sample_log_probs, counts);
     }
@@ -271,6 +323,7 @@ class Core {
     std::unique_ptr<Model> model_;
     std::unique_ptr<Decoder> decoder_;
     Matrix embedding_;
+    std::atomic_flag busy_;
     bool sealed_ = false;
 };
 

@@ -31,15 +31,16 @@ std::string_view Decoder::piece(int32_t token) const {
 }
 
 void Decoder::forward(const Batch& batch, float* logits) {
-    const double begin = seconds_of(CLOCK_MONOTONIC), cpu = timed ? seconds_of(CLOCK_THREAD_CPUTIME_ID) : 0.0;
+    const bool measured = timed;
+    const double begin = seconds_of(CLOCK_MONOTONIC), cpu = measured ? seconds_of(CLOCK_THREAD_CPUTIME_ID) : 0.0;
     model_.run(batch, logits);
-    if (timed) forward_cpu += seconds_of(CLOCK_THREAD_CPUTIME_ID) - cpu;
+    if (measured) forward_cpu += seconds_of(CLOCK_THREAD_CPUTIME_ID) - cpu;
     forward_seconds += seconds_of(CLOCK_MONOTONIC) - begin;
 }
 
 void Decoder::sample(const Laws& laws, const float* logits, const int32_t* positions, Draw* draws) {
     const int size = model_.shape().num_outputs;
-    const bool alone = laws.num_rows * size < kTokensWorthSharing;
+    const bool alone = int64_t{laws.num_rows} * size < kTokensWorthSharing;
     model_.pool().each(laws.num_rows, alone, [&](int row, int thread) {
         Scratch& scratch = scratch_[static_cast<size_t>(thread)];
         scratch.law.resize(sample_scratch(size));
@@ -52,6 +53,7 @@ void Decoder::sample(const Laws& laws, const float* logits, const int32_t* posit
 }
 
 int Decoder::decode(const DecodeTask& task, const Decoded& out) {
+    if (task.num_rows == 0) return 0;
     const double deadline = seconds_of(CLOCK_MONOTONIC) + task.seconds;
     const int size = model_.shape().num_outputs;
     std::vector<int> growing(task.stops.size(), 0);

@@ -1,6 +1,7 @@
 // Drawing tokens from logits, and several steps of decoding in one call.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -60,9 +61,10 @@ class Decoder {
     // a logit that is not finite does not count, and is the last. Returns the number of steps.
     int decode(const DecodeTask& task, const Decoded& out);
 
-    double forward_seconds = 0.0;  // spent in the model's own steps
-    double forward_cpu = 0.0;      // of that, processor time of the calling thread; measured where `timed`
-    bool timed = false;
+    // Safe to look at from other threads.
+    std::atomic<double> forward_seconds{0.0};  // spent in the model's own steps
+    std::atomic<double> forward_cpu{0.0};      // of that, processor time of the calling thread; measured where `timed`
+    std::atomic<bool> timed{false};
     void forward(const Batch& batch, float* logits);
 
    private:

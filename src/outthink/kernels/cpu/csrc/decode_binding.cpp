@@ -8,19 +8,32 @@ namespace {
 
 std::string text_of(const nb::bytes& bytes) { return {bytes.c_str(), bytes.size()}; }
 
-Laws laws_of(const LawArrays& arrays, size_t rows) {
+// The options of rows, in memory of their own.
+struct OwnedLaws {
+    std::vector<uint64_t> keys;
+    std::vector<double> temperature, top_p, min_p;
+    std::vector<int32_t> top_k;
+
+    Laws view() const {
+        return {static_cast<int>(keys.size()), keys.data(), temperature.data(), top_p.data(), min_p.data(), top_k.data()};
+    }
+};
+
+OwnedLaws laws_of(const LawArrays& arrays, size_t rows) {
+    require(rows <= kMaxRows, "At most 262,144 rows in a call.");
     require(arrays.keys.size() == rows && arrays.temperature.size() == rows && arrays.top_p.size() == rows &&
                 arrays.min_p.size() == rows && arrays.top_k.size() == rows,
             "keys and options need one entry for each row.");
+    OwnedLaws laws{copy_of(arrays.keys), copy_of(arrays.temperature), copy_of(arrays.top_p), copy_of(arrays.min_p),
+                   copy_of(arrays.top_k)};
     for (size_t i = 0; i < rows; ++i) {
-        const double temperature = arrays.temperature(i), top_p = arrays.top_p(i), min_p = arrays.min_p(i);
+        const double temperature = laws.temperature[i], top_p = laws.top_p[i], min_p = laws.min_p[i];
         require(temperature >= 0.0 && std::isfinite(temperature), "temperature must be 0 or more.");
         require(top_p > 0.0 && top_p <= 1.0, "top_p must be above 0 and at most 1.");
         require(min_p >= 0.0 && min_p <= 1.0, "min_p must be between 0 and 1.");
-        require(arrays.top_k(i) >= 0, "top_k must be at least 1, or 0 for all.");
+        require(laws.top_k[i] >= 0, "top_k must be at least 1, or 0 for all.");
     }
-    return {static_cast<int>(rows),   arrays.keys.data(),  arrays.temperature.data(),
-            arrays.top_p.data(), arrays.min_p.data(), arrays.top_k.data()};
+    return laws;
 }
 
 // Raises where the last positions that the rows may come to are not theirs to write.
@@ -52,11 +65,12 @@ void sample_rows(Decoder& decoder, const Shape& shape, const Table<const float>&
     require(positions.size() == rows && tokens.size() == rows && log_probs.size() == rows &&
                 sample_log_probs.size() == rows,
             "positions and results need one entry for each row.");
-    const Laws checked = laws_of(laws, rows);
+    const OwnedLaws checked = laws_of(laws, rows);
+    const std::vector<int32_t> counters = copy_of(positions);
     std::vector<Draw> draws(rows);
     {
         nb::gil_scoped_release unlocked;
-        decoder.sample(checked, logits.data(), positions.data(), draws.data());
+        decoder.sample(checked.view(), logits.data(), counters.data(), draws.data());
     }
     for (size_t i = 0; i < rows; ++i) {
         require(draws[i].token >= 0, "Row " + std::to_string(i) + " has logits that are not finite.");
@@ -79,14 +93,17 @@ int decode_rows(Decoder& decoder, const Shape& shape, const DecodeArrays& arrays
     require(log_probs.shape(1) == steps && sample_log_probs.shape(1) == steps && steps > 0 && steps <= 1 << 16,
             "Results need one column for each step.");
     require(arrays.interrupt.size() == 1, "interrupt must have one entry.");
+    const OwnedLaws laws = laws_of(arrays.laws, rows);
+    const auto latest = copy_of(arrays.tokens), positions = copy_of(arrays.positions), limits = copy_of(arrays.limits),
+               groups = copy_of(arrays.groups), tables = copy_of(arrays.page_tables);
     DecodeTask task{};
     task.num_rows = static_cast<int>(rows);
     task.table_width = static_cast<int>(arrays.page_tables.shape(1));
-    task.tokens = arrays.tokens.data();
-    task.positions = arrays.positions.data();
-    task.page_tables = arrays.page_tables.data();
-    task.limits = arrays.limits.data();
-    task.groups = arrays.groups.data();
+    task.tokens = latest.data();
+    task.positions = positions.data();
+    task.page_tables = tables.data();
+    task.limits = limits.data();
+    task.groups = groups.data();
     for (const auto& [ids, strings] : stops) {
         Stops group{ids, {}};
         for (const nb::bytes& stop : strings) {
@@ -96,7 +113,7 @@ int decode_rows(Decoder& decoder, const Shape& shape, const DecodeArrays& arrays
         task.stops.push_back(std::move(group));
     }
     for (const nb::bytes& tail : tails) task.tails.push_back(text_of(tail));
-    task.laws = laws_of(arrays.laws, rows);
+    task.laws = laws.view();
     task.num_steps = static_cast<int>(steps);
     task.seconds = seconds;
     task.interrupt = arrays.interrupt.data();

@@ -6,7 +6,7 @@ namespace outthink {
 namespace {
 
 bool runs_avx512() {
-#if defined(__x86_64__)
+#if defined(OUTTHINK_AVX512)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
@@ -16,7 +16,7 @@ bool runs_avx512() {
 }
 
 bool runs_avx2() {
-#if defined(__x86_64__)
+#if defined(OUTTHINK_AVX2)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 #else
     return false;
@@ -25,8 +25,11 @@ bool runs_avx2() {
 
 }  // namespace
 
-#if !defined(__x86_64__)
+// The build defines these where the compiler knows the instruction set.
+#if !defined(OUTTHINK_AVX512)
 const Kernels* avx512_kernels() { return nullptr; }
+#endif
+#if !defined(OUTTHINK_AVX2)
 const Kernels* avx2_kernels() { return nullptr; }
 #endif
 

@@ -54,7 +54,7 @@ inline __m256 power_of_two(__m256 n) {
     const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
 }
-// For n in [-126, 127].
+// For n in [-126, 128]: the power is infinite at 128.
 inline Vec times_power_of_two(Vec x, Vec n) {
     return {_mm256_mul_ps(x.a, power_of_two(n.a)), _mm256_mul_ps(x.b, power_of_two(n.b))};
 }

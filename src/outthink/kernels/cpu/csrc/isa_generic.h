@@ -75,13 +75,17 @@ inline Vec round_nearest(Vec x) {
     const Four magic = {12582912.0f, 12582912.0f, 12582912.0f, 12582912.0f};
     return each([&](int i) { return (x.v[i] + magic) - magic; });
 }
-// For whole n in [-126, 127].
+// A whole number kept within bounds; the lower one for what is no number, which may not be converted.
+inline int32_t whole(float x, float least, float most) {
+    return static_cast<int32_t>(x > least ? x < most ? x : most : least);
+}
+// For whole n in [-126, 128]: the power is infinite at 128.
 inline Vec times_power_of_two(Vec x, Vec n) {
     float value[16], power[16];
     store(value, x);
     store(power, n);
     for (int i = 0; i < 16; ++i) {
-        const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(power[i]) + 127) << 23;
+        const uint32_t bits = static_cast<uint32_t>(whole(power[i], -126, 128) + 127) << 23;
         float factor;
         std::memcpy(&factor, &bits, 4);
         value[i] *= factor;
@@ -186,14 +190,14 @@ inline Words high_halves(Words x) { return low_halves({{x.v[0] >> 4, x.v[1] >> 4
 inline void store_int8(int8_t* p, Vec x) {
     float lanes[16];
     store(lanes, x);
-    for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(lanes[i]);
+    for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(whole(lanes[i], -127, 127));
 }
 
 // Whole numbers in [0, 255].
 inline void store_uint8(uint8_t* p, Vec x) {
     float lanes[16];
     store(lanes, x);
-    for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8_t>(lanes[i]);
+    for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8_t>(whole(lanes[i], 0, 255));
 }
 // x + 256 * y + z.
 inline Ints add_wide(Ints x, Ints y, Ints z) {

@@ -18,7 +18,8 @@ inline constexpr int kBlockPages = 16;  // pages of a KV block: softmax is folde
 inline constexpr int kBlockPositions = kPageSize * kBlockPages;
 inline constexpr int kBlockOutputs = 64;  // output features of a weight tile
 inline constexpr int kMaxHeadDim = 512;
-inline constexpr float kMasked = -1e30f;  // finite, so that the difference of two masked scores is a number
+// The least there is, so that no score loses against it; finite, so that the difference of two of them is a number.
+inline constexpr float kMasked = -3.402823466e38f;
 
 inline constexpr int kInputMultiple = 32;  // inputs of a product are padded to it; activations keep a sum of each 32
 inline constexpr int kScaleGroup = 128;    // inputs of a row that share a scale in int8 activations
@@ -190,7 +191,8 @@ struct Kernels {
     Draw (*sample)(const SampleTask&);
 };
 
-const Kernels* avx512_kernels();  // null where the compiler could not build it
+// Null where the compiler does not know the instruction set.
+const Kernels* avx512_kernels();
 const Kernels* avx2_kernels();
 const Kernels* generic_kernels();
 // The table called `name`, or the best one that this processor runs for "auto". Null if it is unknown or unusable.

@@ -113,7 +113,10 @@ inline void multiply_quantized(const Linear& linear, const uint32_t* weights, in
     }
 }
 
-inline Vec silu(Vec x) { return div(x, add(splat(1.0f), exponential(sub(zero(), x)))); }
+// 0 where the exponential of -x is infinite.
+inline Vec silu(Vec x) {
+    return div(x, add(splat(1.0f), exponential(min(sub(zero(), x), splat(89.0f)))));
+}
 
 inline void store_columns(float* out, Vec y, int count) {
     if (count >= kLanes) {

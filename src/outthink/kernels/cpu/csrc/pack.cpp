@@ -1,6 +1,7 @@
 #include "pack.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 
@@ -42,11 +43,11 @@ uint16_t to_float16(float value) {
     return static_cast<uint16_t>(bits >> 13);
 }
 
-// The source that holds this row of the stack, whose place in it becomes `index`.
-const Source& source_of(const std::vector<Source>& sources, int32_t& index) {
+// The number of the source that holds this row of the stack, whose place in it becomes `index`.
+int source_of(const std::vector<Source>& sources, int32_t& index) {
     size_t s = 0;
     for (; index >= sources[s].rows; ++s) index -= sources[s].rows;
-    return sources[s];
+    return static_cast<int>(s);
 }
 
 template <class Element, class Convert>
@@ -67,6 +68,14 @@ float largest(const float* x, int count) {
     float most = 0.0f;
     for (int i = 0; i < count; ++i) most = std::max(most, std::fabs(x[i]));
     return most;
+}
+
+// Whether there are codes for all of a row. Scales of int4 are float16: at most 65504, for code -8.
+bool has_codes(const float* x, int count, Format format) {
+    const float most = format == Format::int4 ? 8.0f * 65504.0f : 3.402823466e38f;
+    bool inside = true;
+    for (int i = 0; i < count; ++i) inside &= std::fabs(x[i]) <= most;  // false for what is no number
+    return inside;
 }
 
 // To the nearest whole number, ties to even, for |x| < 2^22.
@@ -106,7 +115,8 @@ void encode(const float* row, const float* scales, int output, Weights& weights,
             words[i / 2] = narrow(row[i]) | static_cast<uint32_t>(narrow(row[i + 1])) << 16;
         }
     } else if (linear.format == Format::int8) {
-        const float scale = scales ? scales[0] : largest(row, inputs) / 127.0f;
+        const float most = largest(row, inputs);  // below 2^-120 codes are smaller, so that the inverse is finite
+        const float scale = scales ? scales[0] : most > 0.0f ? std::max(most, 127.0f * 0x1p-127f) / 127.0f : 0.0f;
         const float inverse = scales ? 1.0f : scale > 0.0f ? 1.0f / scale : 0.0f;
         weights.scales[static_cast<size_t>(output)] = scale;
         std::fill(words, words + linear.words(), 0u);
@@ -133,11 +143,12 @@ int num_scales_of(const Linear& linear) {
     return linear.format == Format::int4 ? (linear.inputs + linear.group - 1) / linear.group : 1;
 }
 
-void pack(const std::vector<Source>& sources, const std::vector<int32_t>& row_map,
+int pack(const std::vector<Source>& sources, const std::vector<int32_t>& row_map,
           const std::vector<int32_t>& column_map, Weights& weights, const Kernels& kernels, Pool& pool) {
     const size_t words = static_cast<size_t>(weights.linear.words()), threads = static_cast<size_t>(pool.size());
     std::vector<std::vector<float>> rows(threads, std::vector<float>(column_map.size()));
     std::vector<std::vector<uint32_t>> groups(threads, std::vector<uint32_t>(kLanes * words));
+    std::atomic<int> refused{-1};
     pool.wake();
     pool.each(weights.linear.outputs / kLanes, false, [&](int item, int thread) {
         std::vector<float>& row = rows[static_cast<size_t>(thread)];
@@ -147,8 +158,14 @@ void pack(const std::vector<Source>& sources, const std::vector<int32_t>& row_ma
             std::fill(row.begin(), row.end(), 0.0f);
             const float* scales = nullptr;
             if (int32_t index = row_map[first + r]; index >= 0) {
-                const Source& source = source_of(sources, index);
+                const int number = source_of(sources, index);
+                const Source& source = sources[static_cast<size_t>(number)];
                 gather_row(source, index, column_map, row.data());
+                if (is_quantized(weights.linear.format) && !source.scales &&
+                    !has_codes(row.data(), static_cast<int>(row.size()), weights.linear.format)) {
+                    refused.store(number, std::memory_order_relaxed);
+                    return;
+                }
                 if (source.scales) scales = source.scales + index * ptrdiff_t{num_scales_of(weights.linear)};
             }
             encode(row.data(), scales, static_cast<int>(first + r), weights, kernels, encoded + r * words);
@@ -158,6 +175,7 @@ void pack(const std::vector<Source>& sources, const std::vector<int32_t>& row_ma
             for (size_t r = 0; r < kLanes; ++r) tile[w * kBlockOutputs + r] = encoded[r * words + w];
         }
     });
+    return refused.load(std::memory_order_relaxed);
 }
 
 }  // namespace outthink

@@ -21,7 +21,9 @@ int num_scales_of(const Linear& linear);
 // Fills the tiles: output o is row `row_map[o]` of the sources stacked, input i is column `column_map[i]`; -1 stands for
 // zeros. The maps are as long as the padded weights are wide and high, and point inside the sources. int8 weights
 // are rounded with the scale that lets an output's largest be represented. Codes are taken as they are.
-void pack(const std::vector<Source>& sources, const std::vector<int32_t>& row_map,
+// Returns the number of a source with a weight that no code can stand for, because it is not finite or too large; -1 if
+// there is none. Weights that are not quantized are never refused: what is not finite shows in what they compute.
+int pack(const std::vector<Source>& sources, const std::vector<int32_t>& row_map,
           const std::vector<int32_t>& column_map, Weights& weights, const Kernels& kernels, Pool& pool);
 
 }  // namespace outthink

@@ -282,8 +282,8 @@ inline void weigh(float* scores, uint32_t* weights, Span own, Span all, float* s
         state[1] = sum(total) + check;  // no number where a score is none, which neither `max` nor `exponential` keeps
     }
     if constexpr (F == Format::int8) {
-        const float scale = largest(heaviest);
-        const Vec inverse = splat(scale > 0.0f ? 65535.0f / scale : 0.0f);
+        const float span = span_of(largest(heaviest), 65535.0f);
+        const Vec inverse = splat(65535.0f / span);
         auto* high = reinterpret_cast<uint8_t*>(weights);
         uint8_t* low = high + kBlockPositions;
         for (int p = all.begin; p < all.end; ++p) {
@@ -293,7 +293,7 @@ inline void weigh(float* scores, uint32_t* weights, Span own, Span all, float* s
             store_uint8(high + p * kPageSize, h);
             store_uint8(low + p * kPageSize, fma(h, splat(-256.0f), code));
         }
-        state[2] = scale / 65535.0f;
+        state[2] = span / 65535.0f;
     }
 }
 

@@ -8,7 +8,8 @@
 namespace outthink {
 namespace {
 
-// exp(x) for x <= 88, relative error about 1e-6; below -87 it stays at exp(-87).
+// exp(x), relative error about 1e-6; below -87 it stays at exp(-87). From 88.4 to 89 it is infinite; beyond that it may
+// be anything.
 inline Vec exponential(Vec x) {
     x = max(x, splat(-87.0f));
     const Vec n = round_nearest(mul(x, splat(1.44269504f)));
@@ -58,6 +59,13 @@ void embed(const void* source, Format format, int size, int padded, float* out) 
     for (int i = size; i < padded; ++i) out[i] = 0.0f;
 }
 
+// What the last of `codes` codes stands for, where `largest` is to be represented: at least so much that scales and their
+// inverses are finite.
+inline float span_of(float largest, float codes) {
+    const float least = codes * 0x1p-127f;
+    return largest > least ? largest : least;
+}
+
 // Calls value(i) for elements i, i + 16, ... and keeps them as int8 with a scale for each 128. Half way between two
 // codes goes to the even one.
 template <class Value>
@@ -73,15 +81,14 @@ inline void quantize_row(int padded, uint32_t* out, Value value) {
             most = max(most, max(x[i], sub(zero(), x[i])));
             zeros = fma(x[i], zero(), zeros);
         }
-        float maximum = largest(most);
-        *scales++ = maximum / 127.0f;
+        const float span = span_of(largest(most), 127.0f);
+        *scales++ = span / 127.0f;
         if (!(sum(zeros) == 0.0f)) {
             // Infinite or no number: that must show in the result, not become some code.
             scales[-1] = __builtin_nanf("");
-            maximum = 0.0f;
             for (auto& v : x) v = zero();
         }
-        const Vec inverse = splat(maximum > 0.0f ? 127.0f / maximum : 0.0f);
+        const Vec inverse = splat(127.0f / span);
         for (int i = 0; i < count / kLanes; i += 2) {
             const Vec a = round_nearest(mul(x[i], inverse)), b = round_nearest(mul(x[i + 1], inverse));
             store_int8(codes + begin + i * kLanes, a);
@@ -139,8 +146,8 @@ inline float largest_magnitude(const Vec* x, int count) {
 
 // As two int8 planes, 256 * high + low, with a scale. See query_words_of.
 inline void store_wide_query(const Vec* x, int count, uint32_t* out) {
-    const float maximum = largest_magnitude(x, count);
-    const Vec inverse = splat(maximum > 0.0f ? 32512.0f / maximum : 0.0f);
+    const float span = span_of(largest_magnitude(x, count), 32512.0f);
+    const Vec inverse = splat(32512.0f / span);
     auto* high = reinterpret_cast<int8_t*>(out);
     int8_t* low = high + count * kLanes;
     Vec high_sum = zero(), low_sum = zero(), zeros = zero();
@@ -156,7 +163,7 @@ inline void store_wide_query(const Vec* x, int count, uint32_t* out) {
     }
     const bool finite = sum(zeros) == 0.0f;
     uint32_t* tail = out + count * kLanes / 2;
-    const float scale = finite ? maximum / 32512.0f : __builtin_nanf("");
+    const float scale = finite ? span / 32512.0f : __builtin_nanf("");
     const int32_t sums[2] = {finite ? static_cast<int32_t>(sum(high_sum)) : 0,
                              finite ? static_cast<int32_t>(sum(low_sum)) : 0};
     std::memcpy(tail, &scale, sizeof scale);
@@ -168,14 +175,13 @@ inline uint16_t quantize_head(const Vec* x, int count, int8_t* codes) {
     Vec zeros = zero();
     for (int i = 0; i < count; ++i) zeros = fma(x[i], zero(), zeros);
     const bool finite = sum(zeros) == 0.0f;
-    const float maximum = finite ? largest_magnitude(x, count) : 0.0f;
     uint32_t bits;
-    const float wanted = maximum / 127.0f;
+    const float wanted = span_of(finite ? largest_magnitude(x, count) : 0.0f, 127.0f) / 127.0f;
     std::memcpy(&bits, &wanted, sizeof bits);
     bits = finite ? (bits + 0xFFFFu) & 0xFFFF0000u : 0x7FC00000u;  // up, so that the largest stays within 127
     float scale;
     std::memcpy(&scale, &bits, sizeof scale);
-    const Vec inverse = splat(maximum > 0.0f ? 1.0f / scale : 0.0f);
+    const Vec inverse = splat(1.0f / scale);
     for (int i = 0; i < count; ++i) {
         store_int8(codes + i * kLanes, round_nearest(mul(finite ? x[i] : zero(), inverse)));
     }
