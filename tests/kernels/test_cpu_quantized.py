@@ -1,5 +1,7 @@
 """int8 and int4 weights against a plain transformer that rounds weights and activations as documented."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -83,11 +85,15 @@ def rounded_logits(model: Transformer, tokens: list[int], weight_format: str, gr
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("attention", [False, True])
 def test_quantized_step_equals_rounded_transformer(attention, shape, scheme, isa):
-    """Nothing is rounded differently, and only what falls on the other side of a half differs; attention has more such
-    places, and the next codes that they move by one.
+    """Nothing is rounded differently, and only codes that fall on the other side of a half differ.
+
+    With attention more does, and goes on from a row to all later ones in the next layer: there is only one here, and
+    most rows must agree far below the rounding itself.
     """
     weight_format, group = SCHEMES[scheme]
     config = make_config(**SHAPES[shape])
+    if attention:
+        config = replace(config, num_layers=1, sliding_windows=config.sliding_windows[:1])
     tokens = np.random.default_rng(3).integers(config.vocab_size, size=45).tolist()
     model = make_model(config, seed=7)
     if not attention:
@@ -98,7 +104,11 @@ def test_quantized_step_equals_rounded_transformer(attention, shape, scheme, isa
     found = run_chunked(backend, tokens, Pages(8, seed=0).table(45), [20, 7, 1])
     exact = dense_logits(model, tokens)
     expected = rounded_logits(model, tokens, weight_format, group)
-    assert error(found, expected) < (0.9 if attention else 0.05) * error(expected, exact)
+    rounding = error(expected, exact)
+    if attention:
+        assert np.mean(np.sqrt(np.mean((found - expected) ** 2, axis=1)) < 0.001 * rounding) > 0.75
+    else:
+        assert error(found, expected) < 0.05 * rounding
 
 
 @pytest.mark.parametrize(("weight_format", "limit"), [("int8", 0.03), ("int4", 0.16)])
