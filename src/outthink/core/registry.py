@@ -25,8 +25,9 @@ class Method:
     ``guarantee``: `lossless` (the output law is exactly the reference's), `unbiased` (the stated estimate has the right
     expectation at every sample size), `consistent` (right in the limit of samples), `bounded` (a stated error bound
     holds), `heuristic` (measured only). ``promise`` says of what. ``models`` names the options that are language models
-    beside the main one: `outthink.solve` opens those given by name, on the same bill. ``needs``: which of
-    `outthink.lm.needs.NEEDS` it asks of a language model.
+    beside the main one, without which it cannot run: `outthink.solve` opens those given by name, on the same bill.
+    ``needs``: which of `outthink.lm.needs.NEEDS` it asks of a language model. ``accepting``: it needs a verifier that
+    can accept a line.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Method:
     run: Callable[..., Any]
     models: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    accepting: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -89,9 +91,10 @@ def method(
     paper: str,
     models: tuple[str, ...] = (),
     needs: tuple[str, ...] = (),
+    accepting: bool = False,
 ) -> Callable[[Callable[..., Any]], Method]:
     """Make a `Method` of the decorated function."""
-    return lambda run: Method(name, family, summary, guarantee, promise, paper, run, models, needs)
+    return lambda run: Method(name, family, summary, guarantee, promise, paper, run, models, needs, accepting)
 
 
 def check_method(name: str, found: Any) -> None:

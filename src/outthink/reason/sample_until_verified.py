@@ -25,6 +25,7 @@ from outthink.verify import Verifier
     promise="an accepted answer is wrong no more often than the verifier accepts wrong ones: never, if it is sound",
     paper="Brown et al. 2024, Large Language Monkeys: Scaling Inference Compute with Repeated Sampling, "
     "arXiv:2407.21787",
+    accepting=True,
 )
 async def sample_until_verified(
     question: Question,

@@ -71,7 +71,7 @@ async def think(
             judge.require(question)
             if "top_log_probs" in needs_of(judge) and not lm.sampling.top_logprobs:
                 lm = lm.with_sampling(replace(lm.sampling, top_logprobs=TOP_LOGPROBS))
-        check_model(lm, method, judge)
+        check_model(lm, method, judge, options)
         posterior = await method.run(question, lm, judge, lm.ledger, **options)
     cut = lm.ledger.exhausted or any(thought.finish == "budget" for thought in lm.tree.walk())
     stopped = "budget" if cut and posterior.stopped != "verified" else posterior.stopped
