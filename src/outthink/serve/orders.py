@@ -88,4 +88,6 @@ async def constrained(service: Service, body: Generating, sampling: Sampling, wa
 
 def _counts_tokens(body: Generating) -> bool:
     """Whether a stream says more of tokens than their text, log-probabilities aside."""
-    return body.return_token_ids or (body.stream_options is not None and body.stream_options.continuous_usage_stats)
+    if body.return_token_ids or body.ignore_eos:  # who ignores ends counts tokens by chunks, as benchmarks do
+        return True
+    return body.stream_options is not None and body.stream_options.continuous_usage_stats
