@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from weakref import WeakSet
 
 from outthink.core.errors import BudgetError
+from outthink.core.turns import Turns
 
 MAX_PRIORITY = 16
 _SCALE = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15}
@@ -166,6 +167,20 @@ class Ledger:
         self._lock = threading.Lock()
         self._cancelled = False
         self._watchers: WeakSet[Settable] = WeakSet()
+        self._turns: Turns | None = None
+
+    def take_turns(self) -> None:
+        """Have engines on different threads spend this budget one at a time.
+
+        An engine asks what is left, computes, and then charges: two that ask at once would spend the same tokens.
+        """
+        whole = self.line[-1]
+        whole._turns = whole._turns or Turns()
+
+    @property
+    def turns(self) -> Turns | None:
+        """The turns in which engines spend the whole that this is a part of; None where there is no need of any."""
+        return self._turns if self._parent is None else self._parent.turns
 
     def charge(
         self,

@@ -10,6 +10,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Tokens
+from contextlib import ExitStack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,12 +65,23 @@ class Engine:
     def step(self) -> bool:
         """Take what was asked, schedule, run, sample, settle. Returns whether there may be more to do.
 
-        Where all that is wanted is one token after another, several such steps at once: see `Ahead`.
+        Where all that is wanted is one token after another, several such steps at once: see `Ahead`. Where engines on
+        several threads spend one budget (`Ledger.take_turns`), they step one at a time.
         """
         self.step_inbox()
+        found = {ledger.turns for ledger in {task.ledger for task in self._tasks}} - {None}
+        if not found:
+            return self._step()
+        with ExitStack() as stack:
+            for turns in sorted(filter(None, found), key=lambda each: each.number):
+                stack.enter_context(turns)
+            return self._step(shared=True)
+
+    def _step(self, *, shared: bool = False) -> bool:
+        """Schedule, run, sample, settle; ``shared``: somebody else may be waiting for a turn."""
         for task in unpayable(self._tasks, self.cache):
             self._cut(task, "budget")
-        if self._ahead is not None and not self._ready and self._ahead.run(self.costs, one=not self.alone):
+        if self._ahead is not None and not self._ready and self._ahead.run(self.costs, one=shared or not self.alone):
             return self.busy
         slices = self.scheduler.schedule(Purse().allow)
         self.stats.steps += bool(slices)

@@ -44,12 +44,12 @@ def check_parts(method: Method, verifier: Verifier | None, options: Mapping[str,
     for name in method.models:
         if options.get(name) is None:
             raise CapabilityError(
-                f"The strategy '{method.name}' needs another model: name it, as in -o {name}=outthink-s, or in the "
+                f"{method.name} needs another model: name it, as in -o {name}=outthink-s, or in the "
                 f"brackets of the part that asks it, as in NAME({name}=outthink-s)."
             )
     if method.accepting and (verifier is None or not verifier.accepts(0.0)):  # 0 is the log-weight of certainty
         raise CapabilityError(
-            f"The strategy '{method.name}' needs a verifier that can accept a line, and "
+            f"{method.name} needs a verifier that can accept a line, and "
             f"{'none' if verifier is None else verifier.name} cannot: give one, such as 'exact'."
         )
 
