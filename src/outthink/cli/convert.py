@@ -15,7 +15,9 @@ from outthink.core.errors import UserError
 
 def convert(
     model: Annotated[str, typer.Argument(help="A .gguf file; or a directory, hub id or bundled model.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A directory to write; or a .gguf file.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="A directory to write, new or of an earlier run; or a .gguf file.")
+    ],
     kind: Annotated[str, typer.Option(help="Of matrices in a .gguf: f32, f16, bf16, q8_0, q4_0.")] = "bf16",
     tokenizer: Annotated[
         Path | None, typer.Option(help="A directory with the tokenizer.json, for a .gguf without one.")
@@ -34,10 +36,10 @@ def convert(
         if reading:
             from outthink.quant.gguf_import import convert_gguf
 
-            if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "config.json").is_file())):
-                raise UserError(f"{out} is there and holds no model; name a new directory.")
             made = convert_gguf(model, out, tokenizer)
         else:
+            if out.is_dir():
+                raise UserError(f"{out} is a directory; name a .gguf file in it.")
             from outthink.lm.model import resolve
             from outthink.models.checkpoint import load_model
             from outthink.quant.gguf import write_gguf
