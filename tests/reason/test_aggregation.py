@@ -257,6 +257,42 @@ async def test_pruning_drops_only_lines_below_the_mean():
     assert found.attempts == 60
 
 
+def short_or_long(prefix):
+    """After the prompt "a": a or b, a line break; then a is over, and ten more letters follow b."""
+    line, logits = prefix[1:], np.full(4, -40.0)
+    if not line:
+        logits[:2] = np.log([0.3, 0.7])
+    elif len(line) == 1:
+        logits[2] = 0.0
+    elif line[0] == 0 or len(line) == 12:
+        logits[3] = 0.0
+    else:
+        logits[:2] = 0.0
+    return logits
+
+
+async def test_lines_that_the_budget_cut_do_not_weigh_as_whole_ones():
+    """The beginning of a line of b is likelier than any line of a, and all whole ones of b are less likely."""
+    asked = Question("a", lambda text: text[0] if "\n" in text else None)
+    answered_and_cut = 0
+    for tokens in range(20, 75, 3):
+        lm = ToyLM(short_or_long, "ab\n", Ledger(Budget(tokens=tokens)), Sampling(seed=4), context=64)
+        found = await think(asked, lm, probability_consistency, prune=False)
+        ends = [thought for thought in found.tree.walk() if thought.finish is not None]
+        whole = {thought.text: thought for thought in ends if thought.finish == "stop"}
+        answered_and_cut += any("\n" in thought.text for thought in ends if thought.finish != "stop")
+        assert whole, "the first line ends"
+        total = sum(math.exp(thought.log_prob) for thought in whole.values())
+        for answer in "ab":
+            share = sum(math.exp(thought.log_prob) for text, thought in whole.items() if text[0] == answer) / total
+            assert found.weights.get(answer, 0.0) == pytest.approx(share, rel=1e-4)
+        assert all(thought.fate == "cut by the budget" for thought in ends if thought.finish != "stop")
+    assert answered_and_cut > 3
+    lm = ToyLM(short_or_long, "ab\n", Ledger(Budget(tokens=6)), Sampling(seed=1), context=64)
+    found = await think(asked, lm, probability_consistency)
+    assert (found.best, found.attempts) == ("b", 1), "where there is no other, it is the best so far"
+
+
 # ---- sub-thoughts ---------------------------------------------------------------------------------------------------
 
 
