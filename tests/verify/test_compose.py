@@ -145,11 +145,31 @@ async def test_confidence_is_the_formula_over_the_whole_line():
         ledger = Ledger()
         got = await TokenConfidence().score(QUESTION, lines, ledger)
         each = [[-np.sort(law)[::-1][:top].mean() for law in laws(lm, line)] for line in lines]
-        assert got == pytest.approx([np.mean(values) for values in each], abs=1e-5)
+        assert got == pytest.approx([-math.log(top) / np.mean(values) for values in each], abs=1e-5)
         assert ledger.bill.verifier_calls == len(lines)
         got = await TokenConfidence(window=2).score(QUESTION, lines, Ledger())
         least = [min(np.mean(values[i : i + 2]) for i in range(len(values) - 1)) for values in each]
-        assert got == pytest.approx(least, abs=1e-5)
+        assert got == pytest.approx([-math.log(top) / value for value in least], abs=1e-5)
+
+
+async def test_confidence_guides_a_search():
+    """Every node has a value of its own, the surest the highest: -1 where all tokens are equally likely."""
+    asked = Question("ab", lambda text: text[-1:] or None)
+    lm = ToyLM(random_law(3, 4), "abc", Ledger(), Sampling(seed=2, top_logprobs=4), context=9)
+    found = await think(asked, lm, "mcts", "confidence", n=12, width=3, steps="tokens:2")
+    scores = [thought.value for thought in found.tree.walk() if thought.tokens and thought.value is not None]
+    assert len(scores) > 5
+    assert all(-1 <= score < 0 for score in scores)
+    assert len(set(scores)) > 5
+    flat = ToyLM(lambda prefix: np.zeros(4), "abc", Ledger(), Sampling(top_logprobs=4), context=9)
+    lines = await (await flat.root("ab")).extend(3, Until(4, ignore_eos=True))
+    assert await TokenConfidence().score(QUESTION, lines, Ledger()) == pytest.approx([-1.0] * 3)
+
+
+async def test_of_one_likely_token_there_is_no_confidence():
+    _, lines = await lines_of(1)
+    with pytest.raises(CapabilityError, match="top_logprobs=5"):
+        await TokenConfidence().score(QUESTION, lines, Ledger())
 
 
 async def test_entropy_is_exact_where_the_whole_law_is_known():
