@@ -27,7 +27,8 @@ class Method:
     holds), `heuristic` (measured only). ``promise`` says of what. ``models`` names the options that are language models
     beside the main one, without which it cannot run: `outthink.solve` opens those given by name, on the same bill.
     ``needs``: which of `outthink.lm.needs.NEEDS` it asks of a language model. ``accepting``: it needs a verifier that
-    can accept a line.
+    can accept a line. ``confidence``: the option, if there is one, that says how sure it must be to stop early, as a
+    probability; a greater one stops no earlier.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Method:
     models: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     accepting: bool = False
+    confidence: str | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -92,9 +94,12 @@ def method(
     models: tuple[str, ...] = (),
     needs: tuple[str, ...] = (),
     accepting: bool = False,
+    confidence: str | None = None,
 ) -> Callable[[Callable[..., Any]], Method]:
     """Make a `Method` of the decorated function."""
-    return lambda run: Method(name, family, summary, guarantee, promise, paper, run, models, needs, accepting)
+    return lambda run: Method(
+        name, family, summary, guarantee, promise, paper, run, models, needs, accepting, confidence
+    )
 
 
 def check_method(name: str, found: Any) -> None:
@@ -112,6 +117,8 @@ def check_method(name: str, found: Any) -> None:
             f"its signature is {found.run.__name__}{inspect.signature(found.run)}; a strategy is an async function of "
             "(question, lm, verifier, ledger), and its options come after a * with defaults"
         )
+    if found.confidence is not None and found.confidence not in found.options:
+        raise PluginError(f"its confidence is called '{found.confidence}', and it has no option of that name")
 
 
 class Registry(Generic[T]):

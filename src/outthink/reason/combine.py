@@ -31,7 +31,7 @@ def bind(method: Method, **options: Any) -> Method:
         return await method.run(question, lm, verifier, ledger, **options)
 
     left = tuple(name for name in method.models if options.get(name) is None)
-    return replace(method, run=run, models=left)
+    return replace(method, run=run, models=left, confidence=None)
 
 
 def within(method: Method, *, share: float | None = None, budget: Budget | None = None) -> Method:
@@ -40,10 +40,10 @@ def within(method: Method, *, share: float | None = None, budget: Budget | None 
         raise UserError(f"within needs a share between 0 and 1, or a budget: share={share}, budget={budget}.")
 
     async def run(question: Question, lm: LM, verifier: Verifier | None, ledger: Ledger) -> Posterior:
-        part = budget if budget is not None else _share_of(ledger, share or 1.0)
+        part = budget if budget is not None else ledger.share(share or 1.0)
         return await _on(ledger.slice(part), method, question, lm, verifier, None)
 
-    return replace(method, run=run)
+    return replace(method, run=run, confidence=None)
 
 
 def then(first: Method, second: Method, *, below: float = 0.6, share: float = 0.5) -> Method:
@@ -55,7 +55,7 @@ def then(first: Method, second: Method, *, below: float = 0.6, share: float = 0.
     _check_share("below", below)
 
     async def run(question: Question, lm: LM, verifier: Verifier | None, ledger: Ledger) -> Posterior:
-        quick = await _on(ledger.slice(_share_of(ledger, share)), first, question, lm, verifier, None)
+        quick = await _on(ledger.slice(ledger.share(share)), first, question, lm, verifier, None)
         if quick.best is not None and quick.confidence >= below:
             return replace(quick, stopped=f"{first.name} was sure")
         try:
@@ -82,7 +82,7 @@ def retry(method: Method, times: int = 3, *, good: Callable[[Posterior], bool] |
     async def run(question: Question, lm: LM, verifier: Verifier | None, ledger: Ledger) -> Posterior:
         tries, failed = list[Posterior](), None
         for number in range(times):
-            part = ledger.slice(_share_of(ledger, 1 / (times - number)))
+            part = ledger.slice(ledger.share(1 / (times - number)))
             try:
                 tries.append(await _on(part, method, question, lm, verifier, number))
             except (CapabilityError, PromptError) as error:
@@ -105,7 +105,7 @@ def ensemble(*methods: Method, weights: Sequence[float] | None = None) -> Method
     shares = _weights(methods, weights)
 
     async def run(question: Question, lm: LM, verifier: Verifier | None, ledger: Ledger) -> Posterior:
-        slices = [ledger.slice(_share_of(ledger, 1 / len(methods))) for _ in methods]
+        slices = [ledger.slice(ledger.share(1 / len(methods))) for _ in methods]
         found = await together(
             _on(part, method, question, lm, verifier, i)
             for i, (part, method) in enumerate(zip(slices, methods, strict=True))
@@ -125,7 +125,7 @@ def split(*parts: tuple[Method, float]) -> Method:
     async def run(question: Question, lm: LM, verifier: Verifier | None, ledger: Ledger) -> Posterior:
         found = list[Posterior]()
         for i, method in enumerate(methods):
-            part = ledger.slice(_share_of(ledger, shares[i] / math.fsum(shares[i:])))
+            part = ledger.slice(ledger.share(shares[i] / math.fsum(shares[i:])))
             found.append(await _on(part, method, question, lm, verifier, i))
         return mixture(found, shares)
 
@@ -155,11 +155,6 @@ async def _on(
     if number:  # the first keeps the seed: alone it draws what it draws by itself
         member = member.with_sampling(replace(lm.sampling, seed=mix(lm.sampling.seed, number)))
     return await method.run(question, member, verifier, ledger)
-
-
-def _share_of(ledger: Ledger, share: float) -> Budget:
-    left = {"tokens": ledger.tokens_left, "flops": ledger.flops_left, "seconds": ledger.seconds_left}
-    return Budget(**{unit: share * amount for unit, amount in left.items() if amount < math.inf})
 
 
 def _made(kind: str, name: str, run: Run, parts: Sequence[Method]) -> Method:
