@@ -297,6 +297,11 @@ class Ledger:
         """A ledger for part of the work, bounded by ``budget`` and by what is left here."""
         return Ledger(budget, clock=self._clock, parent=self)
 
+    def share(self, share: float) -> Budget:
+        """That ``share`` of what is left of every limit."""
+        left = {"tokens": self.tokens_left, "flops": self.flops_left, "seconds": self.seconds_left}
+        return Budget(**{unit: share * amount for unit, amount in left.items() if amount < math.inf})
+
     def for_verifier(self) -> Ledger:
         """A ledger on the same budget that notes all it is charged as spent on verifying."""
         return Ledger(clock=self._clock, parent=self, verifying=True)

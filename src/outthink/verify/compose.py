@@ -11,6 +11,7 @@ from outthink.core.errors import UserError
 from outthink.core.question import Question
 from outthink.lm.protocol import Branch
 from outthink.verify.likelihood import Likelihood
+from outthink.verify.needs import refuse_relative
 from outthink.verify.odds import log_mean
 from outthink.verify.protocol import Verifier
 
@@ -131,10 +132,11 @@ class Staged:
 
 def for_steps(verifier: Verifier | None) -> Verifier:
     """Who scores unfinished lines: ``verifier`` where it can; the likelihood where there is none, or it only judges
-    finished ones.
+    finished ones. Raises CapabilityError for one that compares lines with each other.
     """
     if verifier is None:
         return Likelihood()
+    refuse_relative(verifier)
     return verifier if verifier.partial else Staged(Likelihood(), verifier)
 
 

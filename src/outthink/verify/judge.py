@@ -84,6 +84,7 @@ class PairwiseJudge:
     name = "pairwise"
     sound = False
     partial = False
+    relative = True
     needs = ("score",)
 
     def __init__(

@@ -29,6 +29,22 @@ def needs_of(verifier: Verifier) -> frozenset[str]:
     return frozenset().union(*(getattr(part, "needs", ()) for part in with_parts(verifier)))
 
 
+def is_relative(verifier: Verifier) -> bool:
+    """Whether it, or a part of it, compares the lines that it is given with each other, so that only what is scored
+    together can be compared.
+    """
+    return any(getattr(part, "relative", False) for part in with_parts(verifier))
+
+
+def refuse_relative(verifier: Verifier) -> None:
+    """Raise CapabilityError for a verifier that compares lines with each other: to judge lines as they come."""
+    if is_relative(verifier):
+        raise CapabilityError(
+            f"The verifier '{verifier.name}' compares finished lines with each other, and says nothing of lines that "
+            "are judged one after another: use it with best-of-n or weighted-vote, or choose another verifier."
+        )
+
+
 def check_model(lm: LM, method: Method, verifier: Verifier | None, options: Mapping[str, Any]) -> None:
     """Raise CapabilityError where ``lm`` does not offer what the method or the verifier needs, where the method lacks
     another model, or where it needs a verifier that can accept a line and this is none.
