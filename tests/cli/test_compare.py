@@ -10,13 +10,11 @@ import pytest
 
 from cli.tiny_model import PROBLEM, RIGHT
 from lm.fake_server import FakeServer, Offer
-from outthink.bench.reason.run import room_for
-from outthink.bench.reason.scale import scale_of
-from outthink.cli.compare import REPLY
 from outthink.core.budget import Budget, Ledger
 from outthink.core.sampling import Sampling
 from outthink.lm.model import load
 from outthink.reason import STRATEGIES
+from outthink.reason.scale import Room, scale_of
 from outthink.reason.solve import ask, think
 
 NAMES = ("greedy", "majority-vote", "particle-filter", "mcts")
@@ -29,7 +27,7 @@ def test_each_row_is_what_the_strategy_finds_by_itself(run, model):
     assert [row["strategy"] for row in ran.json["results"]] == list(NAMES)
     with load(model) as loaded:
         question = ask(PROBLEM)
-        room = room_for(loaded, Budget("600"), len(loaded.session().encode(question.prompt)) + REPLY)
+        room = Room.before(loaded, question, Budget("600"))
     for row in ran.json["results"]:
         judge = "step-oracle" if scale_of(row["strategy"]).verifier else None
         with load(model) as alone:  # nothing is in its cache

@@ -89,10 +89,12 @@ def solve(
         if is_expression(strategy):
             method = read_strategy(strategy, lambda source: opened(source).session())
         from outthink.cli.progress import watched
+        from outthink.reason.scale import spending
         from outthink.reason.solve import ask
         from outthink.reason.solve import solve as think_about
 
         question = ask(text, chat=loaded.chat)
+        options = spending(method, loaded, question, limits) | options
         with watched(f"{strategy}, {loaded.name}", show=not quiet) as progress, first_interrupt(progress.stop):
             posterior = think_about(
                 question,

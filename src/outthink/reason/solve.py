@@ -20,6 +20,7 @@ from outthink.lm.model import load
 from outthink.lm.protocol import LM
 from outthink.lm.source import LanguageModel
 from outthink.reason.expression import read_strategy
+from outthink.reason.scale import spending
 from outthink.tasks.problem import Problem
 from outthink.verify import Verifier, opened
 from outthink.verify.checked import Checked
@@ -103,9 +104,10 @@ def solve(
 
     ``model`` is a directory, a hub id, or what `outthink.load` or `outthink.connect` returned; by default the bundled
     model. ``strategy`` is a name, strategies combined as `read_strategy` has it, or a `Method`. ``options`` are the
-    strategy's own, such as ``n=16``; those that are models are given as ``model`` is, and share the bill. ``priority``
-    is that of `Ledger`, beside others on the same model. ``on_start`` is handed the `LM`, whose ``tree`` and ``ledger``
-    show progress.
+    strategy's own, such as ``n=16``; those that are models are given as ``model`` is, and share the bill. Those
+    not given are such that a ``budget`` is spent, as `spending` says; without one they have their defaults.
+    ``priority`` is that of `Ledger`, beside others on the same model. ``on_start`` is handed the `LM`, whose ``tree``
+    and ``ledger`` show progress.
     """
     whole = Ledger(priority=priority)
     limits = budget if isinstance(budget, Budget) else Budget(budget)
@@ -153,4 +155,4 @@ async def _solve(
     lm = model.session(whole.slice(budget), sampling)
     if on_start is not None:
         on_start(lm)
-    return await think(question, lm, method, verifier, **options)
+    return await think(question, lm, method, verifier, **spending(method, model, question, budget) | options)

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from outthink.bench.reason.scale import SCALES, Room, scale_of
 from outthink.core.question import Question
 from outthink.models.flops import head_flops, position_flops
 from outthink.reason import STRATEGIES
+from outthink.reason.scale import SCALES, Room, scale_of
 from outthink.reason.solve import ask
 from outthink.serve.body import JsonRoute
 from outthink.serve.delivery import EventStream

@@ -19,8 +19,8 @@ from outthink.bench.reason.journal import Answers
 from outthink.bench.reason.picture import WHAT, draw
 from outthink.bench.reason.plan import Cell, GroundConfig, Progress, cells_of, check_budgets, draw_groups
 from outthink.bench.reason.run import Ground, Open, Stop, StoppedError, jobs_of, open_grounds
-from outthink.bench.reason.scale import scale_of
 from outthink.bench.reason.summary import best_of, points_of, tabulate
+from outthink.reason.scale import scale_of
 
 IN_FLIGHT = 8
 

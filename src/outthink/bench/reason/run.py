@@ -12,8 +12,7 @@ from typing import Any
 from outthink.bench.reason.journal import Answers, Record
 from outthink.bench.reason.pages import PageMeter
 from outthink.bench.reason.plan import Cell, Group, ModelSource, Problems, Progress
-from outthink.bench.reason.scale import UNKNOWN_TOKENS, Room, scale_of
-from outthink.core.budget import Budget, Ledger
+from outthink.core.budget import Ledger
 from outthink.core.errors import OutthinkError, PromptError, UserError
 from outthink.core.posterior import Posterior
 from outthink.core.question import Question
@@ -21,9 +20,9 @@ from outthink.core.rng import mix
 from outthink.core.sampling import Sampling
 from outthink.lm.local import LocalLM
 from outthink.lm.model import Model
-from outthink.models.flops import head_flops, prefill_flops
 from outthink.reason.expression import read_strategy
 from outthink.reason.holding import together
+from outthink.reason.scale import Room, scale_of
 from outthink.reason.solve import ask, think
 from outthink.tasks.problem import Problem
 from outthink.verify import Verifier, opened
@@ -112,7 +111,7 @@ class Ground:
 
     def options(self, cell: Cell) -> dict[str, Any]:
         """The options that the strategy of ``cell`` runs with, a line being as long as the problems' own solutions."""
-        return scale_of(cell.strategy).options(room_for(self.model, cell.budget, self.line))
+        return scale_of(cell.strategy).options(Room.of(self.model, cell.budget, self.line))
 
     def judge(self, cell: Cell) -> Verifier | None:
         """The verifier of ``cell``."""
@@ -212,16 +211,6 @@ async def open_grounds(
 def apart(model: Model, ledger: Ledger, sampling: Sampling, namespace: str) -> LocalLM:
     """A session of ``model`` that finds nothing in the cache but its own, so that what it costs is what it needs."""
     return LocalLM(model.thread, model.loaded.tokenizer, ledger, sampling, name=model.name, namespace=namespace)
-
-
-def room_for(model: Model, budget: Budget, line: float) -> Room:
-    """What ``budget`` pays for with ``model``, where one line with its prompt takes ``line`` tokens."""
-    if budget.tokens is not None:
-        return Room(budget.tokens, line)
-    if budget.flops is not None:
-        config, length = model.loaded.config, max(1, int(line))
-        return Room(budget.flops / (prefill_flops(config, 0, length) / length + head_flops(config)), line)
-    return Room(UNKNOWN_TOKENS, line)
 
 
 def fingerprint(directory: Path) -> str:
