@@ -13,8 +13,7 @@ from outthink.posterior.named import open_potential
 from outthink.posterior.potential import Potential, Prefix
 from outthink.verify import Verifier
 from outthink.verify.likelihood import Likelihood
-from outthink.verify.needs import refuse_relative
-from outthink.verify.needs import check_verifier
+from outthink.verify.needs import check_verifier, refuse_relative
 
 
 class Target(Protocol):
