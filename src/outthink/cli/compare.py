@@ -22,9 +22,12 @@ from outthink.cli.options import (
     DtypeOption,
     JsonOption,
     KeyOption,
+    KvOption,
     ModelOption,
     SeedOption,
+    ThreadsOption,
     VerifierOption,
+    WeightsOption,
     open_anywhere,
 )
 from outthink.core.budget import Budget
@@ -76,6 +79,9 @@ def compare(
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "auto",
     backend: BackendOption = "auto",
+    weights: WeightsOption = "auto",
+    kv: KvOption = "auto",
+    threads: ThreadsOption = None,
     base_url: BaseUrlOption = None,
     api_key_env: KeyOption = None,
     tree: Annotated[
@@ -98,7 +104,7 @@ def compare(
         check_spec(verifier)
     if tree is not None and tree.exists() and not tree.is_dir():
         raise UserError(f"--tree {tree} is a file; name a directory.")
-    with open_anywhere(model, device, dtype, backend, base_url, api_key_env) as loaded:
+    with open_anywhere(model, device, dtype, backend, base_url, api_key_env, weights, kv, threads) as loaded:
         from outthink.reason.solve import ask
 
         question = ask(text, chat=loaded.chat)

@@ -55,6 +55,12 @@ BackendOption = Annotated[
 WeightsOption = Annotated[
     str, typer.Option(help="The format of the layers' weights: auto (as stored), int8, int4 (rounded on loading).")
 ]
+KvOption = Annotated[
+    str, typer.Option(help="The format of keys and values in the compiled kernels: auto, float32, bfloat16, int8.")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(help="Threads that compute on the CPU [default: one for each processor it may use]")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout and nothing else there.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]
 
@@ -66,6 +72,8 @@ def open_model(
     backend: str = "auto",
     limits: Limits | None = None,
     weights: str = "auto",
+    kv: str = "auto",
+    threads: int | None = None,
 ) -> Model:
     """Load a model and start its engine, with a spinner on the terminal; raises what `outthink.load` raises.
 
@@ -80,10 +88,16 @@ def open_model(
                 "No model is bundled with this installation: name one with --model, a directory in the Hugging Face "
                 "format or a hub id."
             )
-        loaded = load(source, device=device, dtype=dtype, backend=backend, limits=limits, weights=weights)
-    for message in dict.fromkeys(str(warning.message) for warning in warned if warning.category is UserWarning):
+        options = {"device": device, "dtype": dtype, "backend": backend, "weights": weights, "kv": kv}
+        loaded = load(source, limits=limits, threads=threads, **options)
+    for message in user_warnings(warned):
         err().print(Text(f"note: {message}", style="yellow"), soft_wrap=True)
     return loaded
+
+
+def user_warnings(warned: Iterable[warnings.WarningMessage]) -> list[str]:
+    """What recorded warnings tell the user, each once."""
+    return list(dict.fromkeys(str(warning.message) for warning in warned if warning.category is UserWarning))
 
 
 def open_anywhere(
@@ -94,6 +108,8 @@ def open_anywhere(
     base_url: str | None,
     api_key_env: str | None,
     weights: str = "auto",
+    kv: str = "auto",
+    threads: int | None = None,
 ) -> LanguageModel:
     """The model called ``source``: on the server at ``base_url`` where that is given, else loaded by `open_model`.
 
@@ -103,9 +119,10 @@ def open_anywhere(
     if base_url is None:
         if api_key_env is not None:
             raise UserError("--api-key-env is for servers: give --base-url too, or leave it out.")
-        return open_model(source, device, dtype, backend, weights=weights)
-    options = (("device", device, "cpu"), ("dtype", dtype, "auto"), ("backend", backend, "auto"))
-    for name, value, default in (*options, ("weights", weights, "auto")):
+        return open_model(source, device, dtype, backend, None, weights, kv, threads)
+    automatic = {"dtype": dtype, "backend": backend, "weights": weights, "kv": kv}
+    told = [("device", device, "cpu"), *((name, value, "auto") for name, value in automatic.items())]
+    for name, value, default in (*told, ("threads", threads, None)):
         if value != default:
             raise UserError(f"--{name} {value}: with --base-url the server decides that; leave it out.")
     key = None if api_key_env is None else os.environ.get(api_key_env)

@@ -19,8 +19,10 @@ from outthink.cli.options import (
     DtypeOption,
     JsonOption,
     KeyOption,
+    KvOption,
     ModelOption,
     SeedOption,
+    ThreadsOption,
     VerifierOption,
     WeightsOption,
     open_anywhere,
@@ -55,6 +57,8 @@ def solve(
     dtype: DtypeOption = "auto",
     backend: BackendOption = "auto",
     weights: WeightsOption = "auto",
+    kv: KvOption = "auto",
+    threads: ThreadsOption = None,
     base_url: BaseUrlOption = None,
     api_key_env: KeyOption = None,
     tree: Annotated[
@@ -82,7 +86,9 @@ def solve(
     with ExitStack() as models:
 
         def opened(source: str | None) -> LanguageModel:
-            return models.enter_context(open_anywhere(source, device, dtype, backend, base_url, api_key_env, weights))
+            return models.enter_context(
+                open_anywhere(source, device, dtype, backend, base_url, api_key_env, weights, kv, threads)
+            )
 
         loaded = opened(model)
         seconds = {name: opened(str(options[name])) for name in method.models if options.get(name) is not None}
