@@ -171,17 +171,17 @@ def _options(method: Method, said: Thinking, longest: int | None) -> dict[str, A
     such option, or it was sent with another value.
     """
     options = dict(said.options)
-    for field, param, value, name in (
+    for said_by, param, value, name in (
         ("confidence", "thinking", said.confidence, method.confidence),
         ("max_tokens", "max_tokens", longest, "max_tokens" if "max_tokens" in method.options else None),
     ):
         if value is None:
             continue
         if name is None:
-            able = f"; '{CONFIDENT_STRATEGY}' has one" if field == "confidence" else ""
-            raise ApiError(400, f"'{method.name}' knows no {field}{able}: leave it out.", param=param)
+            able = f"; '{CONFIDENT_STRATEGY}' has one" if said_by == "confidence" else ""
+            raise ApiError(400, f"'{method.name}' knows no {said_by}{able}: leave it out.", param=param)
         if options.setdefault(name, value) != value:
-            raise ApiError(400, f"{field} and the option {name} say different things: give one of them.", param=param)
+            raise ApiError(400, f"{said_by} and the option {name} say different things: give one of them.", param=param)
     return options
 
 
