@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 from rich.text import Text
 
 from outthink.cli.console import err, print_json
-from outthink.cli.options import JsonOption
+from outthink.cli.options import JsonOption, user_warnings
 from outthink.core.errors import UserError
 
 
@@ -26,8 +27,8 @@ def convert(
 ) -> None:
     """Turn a GGUF file into a model directory, or a model directory into a GGUF file.
 
-    Q4_0 and Q8_0 layers keep their codes and scales; whatever cannot be kept exactly is refused, except rounding to
-    the kind that was asked for.
+    Q4_0 and Q8_0 layers keep their codes and scales, Q4_1 and Q6_K tensors become float32; whatever cannot be kept
+    exactly is refused, except rounding to the kind that was asked for.
     """
     with err().status("converting"):
         reading = model.endswith(".gguf")
@@ -36,7 +37,11 @@ def convert(
         if reading:
             from outthink.quant.gguf_import import convert_gguf
 
-            made = convert_gguf(model, out, tokenizer)
+            with warnings.catch_warnings(record=True) as warned:
+                warnings.simplefilter("always", UserWarning)
+                made = convert_gguf(model, out, tokenizer)
+            for message in user_warnings(warned):
+                err().print(Text(f"note: {message}", style="yellow"), soft_wrap=True)
         else:
             if out.is_dir():
                 raise UserError(f"{out} is a directory; name a .gguf file in it.")

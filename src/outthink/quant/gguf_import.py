@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,8 @@ def convert_gguf(file: str | Path, target: Path, tokenizer: str | Path | None = 
     """Write the model in a GGUF file as the directory ``target``, replacing one that was written so, and return that.
 
     F32, F16 and BF16 tensors stay as they are. Where all matrices of the layers are Q4_0, or all Q8_0, they are written
-    with their codes and scales; other Q4_0 and Q8_0 tensors become float32, which holds them exactly. The tokenizer is
-    the file's, or that of the directory ``tokenizer``.
+    with their codes and scales; other quantized tensors become the float32 values that ggml makes of them, with a
+    warning where they are layers. The tokenizer is the file's, or that of the directory ``tokenizer``.
     Raises CheckpointError for what is malformed, unknown, or would be computed differently, and UserError where
     ``target`` holds anything else (`check_target`).
     """
@@ -160,8 +161,13 @@ def _layout(found: GgufFile) -> PackedLayout | IntLayout | None:
             return PackedLayout(4, BLOCK)
         case ["Q8_0"]:
             return IntLayout(8, BLOCK)
-        case _:
-            return None
+        case _ if quantized := sorted(kinds - {"F32", "F16", "BF16"}):
+            warnings.warn(
+                f"Layers of the types {', '.join(sorted(kinds))} do not keep their codes: {', '.join(quantized)} "
+                "become float32. Compute them with --weights int4 or int8, or requantize to Q4_0 or Q8_0 alone.",
+                stacklevel=3,
+            )
+    return None
 
 
 def _dtype(found: GgufFile) -> str:
