@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -112,7 +113,7 @@ def test_turns_go_round():
     for thread in threads:
         thread.join(PATIENCE)
     assert len(order) == 100
-    assert all(one != next_one for one, next_one in zip(order, order[1:], strict=False))
+    assert all(one != next_one for one, next_one in pairwise(order))
 
 
 def test_one_thread_takes_no_turns():

@@ -46,6 +46,7 @@ class Engine:
         self.scheduler: Scheduler[Sequence] = scheduler or Scheduler(cache, limits or Limits())
         self.cache = self.scheduler.cache
         self.stats = Stats()
+        self.observers: list[Callable[[], None]] = []  # told when pages for new tokens are held, and none is freed yet
         self.alone = True  # whether no other engine waits for the thread; told by who steps it
         self._inbox: deque[Callable[[], None]] = deque()
         self._ready: list[Extend | Reading] = []
@@ -56,7 +57,7 @@ class Engine:
         self._interrupt = Interrupt()
         self.growth = Growth(backend, vocabulary, self.scheduler, self.stats, self._grown, self._fail_task)
         self._readings = Readings(self.scheduler, self.open_child, self.close, self._end)
-        decoder, parts = self.growth.decoder, (self.scheduler, self.growth, self.stats, self._interrupt)
+        decoder, parts = self.growth.decoder, (self.scheduler, self.growth, self.stats, self._interrupt, self.observers)
         self._ahead = None if decoder is None else Ahead(backend, decoder, *parts)
         self._broken: BaseException | None = None
 
@@ -89,6 +90,8 @@ class Engine:
             batch, first_rows = pack(slices)
             if (copies := page_copies(slices)) is not None:
                 self.backend.copy_pages(*copies)
+            for look in self.observers:
+                look()
             logits = self.backend.run(batch)
             bill(slices, self.costs, self.stats)
             self._fail_damaged(slices, logits, batch.logit_rows)

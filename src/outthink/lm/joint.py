@@ -97,6 +97,11 @@ class JointBranch:
         return self.text if self.parent is None else self.parent.full_text + self.text
 
     @property
+    def namespace(self) -> str:
+        """Whose prefixes in the cache it may find: those that the author's may."""
+        return getattr(self._ways.written, "namespace", "")
+
+    @property
     def unread(self) -> int:
         """How many tokens of other authors its writer has still to read before it can go on, at most; the prompt is
         not counted.

@@ -65,13 +65,12 @@ class Room:
 class Scale:
     """``options``: of the strategy, for a budget that pays for a `Room`; ``how``: the same in words.
 
-    ``verifier``: it asks one. ``accepting``: it needs one that can accept a line.
+    ``verifier``: it asks one.
     """
 
     how: str
     options: Callable[[Room], dict[str, Any]]
     verifier: bool = True
-    accepting: bool = False
 
 
 def _many(room: Room) -> dict[str, Any]:
@@ -115,9 +114,9 @@ SCALES: dict[str, Scale] = {
     "weighted-vote": Scale(_LINES, _many),
     "best-of-n": Scale(_LINES, _many),
     "adaptive-vote": Scale("lines until the vote is settled or the budget ends", _many, verifier=False),
-    "sample-until-verified": Scale("lines until one is verified or the budget ends", _many, accepting=True),
+    "sample-until-verified": Scale("lines until one is verified or the budget ends", _many),
     "sample-while-worthwhile": Scale(
-        "lines until one is verified, another is not worth it, or the budget ends", _most(1.0, 512), accepting=True
+        "lines until one is verified, another is not worth it, or the budget ends", _most(1.0, 512)
     ),
     "hint-marginalization": Scale(
         "half of it on first answers, a quarter on each of two rounds of hinted ones", _many, verifier=False

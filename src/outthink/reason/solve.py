@@ -61,8 +61,8 @@ async def think(
 
     An option that is a model is an `LM`; whatever ledger it has, it is put on that of ``lm``.
     Raises UnknownNameError for a strategy or verifier that is not known, UserError for an option that it has not, and
-    CapabilityError where ``lm`` does not offer what they need; before anything is spent. Raises UserError for a verifier
-    whose scores are no log-weights.
+    CapabilityError where ``lm`` does not offer what they need; before anything is spent. Raises UserError for a
+    verifier whose scores are no log-weights.
     """
     method = read_strategy(strategy, _refuse) if isinstance(strategy, str) else strategy
     method.check_options(options)

@@ -10,8 +10,8 @@ from outthink.core.question import Question
 from outthink.core.registry import method
 from outthink.core.sampling import Until
 from outthink.lm.protocol import LM
-from outthink.reason.judged import judged_lines
 from outthink.posterior.evidence import pool
+from outthink.reason.judged import judged_lines
 from outthink.reason.population import weigh
 from outthink.verify import Verifier
 from outthink.verify.likelihood import Likelihood

@@ -54,7 +54,9 @@ async def _run(
     groups = draw_groups(config, progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
-        grounds = await open_grounds(stack, config.models, open_model, groups, config, config.verifiers)
+        grounds = await open_grounds(
+            stack, config.models, open_model, groups, config, config.verifiers, config.strategies
+        )
         weights = {label: one.weights for label, one in grounds.items()}
         header = {"what": "reason", "version": outthink.__version__, "config": config.to_json(), "weights": weights}
         journal = stack.enter_context(Answers(out, header))
