@@ -380,9 +380,25 @@ async def test_hints_are_marginalized_over():
     assert found.attempts == 60
 
 
-async def test_a_hint_that_cannot_be_read_leaves_the_first_answers():
+@pytest.mark.parametrize("hint", ["{answer}", "\n{answer}"])
+@pytest.mark.parametrize("tokens", [100, 700, 3000])
+async def test_hints_spend_a_budget_to_its_end(hint, tokens):
+    """Half of it on first answers, a quarter on each round; all on first answers where the model cannot read a hint."""
+    lm = toy(Budget(tokens=tokens), longest=8)
+    found = await think(question(), lm, hint_marginalization, n=tokens, hint=hint)
+    assert 0.9 * tokens <= found.cost.tokens <= tokens
+    plain, *hinted = lm.tree.children
+    drawn = [sum(t.tokens for t in top.walk()) for top in (plain, *hinted)]
+    assert (hint == "{answer}") is bool(hinted)
+    if tokens > 100 and hinted:
+        assert 0.35 * tokens <= drawn[0] <= 0.6 * tokens
+    assert found.stopped == "budget" and found.best is not None
+    assert found.attempts >= sum(t.finish == "stop" for t in plain.walk())
+
+
+async def test_where_a_hint_cannot_be_read_all_lines_are_without_one():
     found = await think(question(), toy(), hint_marginalization, n=40)
-    plain = await think(question(), toy(), "majority-vote", n=20)
+    plain = await think(question(), toy(), "majority-vote", n=40)
     assert found.weights == pytest.approx(plain.weights)
 
 
