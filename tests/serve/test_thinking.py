@@ -53,6 +53,13 @@ def test_every_other_way_thinks_too(client, model, way):
     assert answer.json["thinking"]["cost"]["tokens"] <= 1000
 
 
+def test_a_budget_is_spent_but_for_options_that_say_less(client):
+    thought = {"strategy": "mcts", "budget": 1500}
+    assert 0.9 * 1500 <= chat(client, thinking=thought).json["thinking"]["cost"]["tokens"] <= 1500
+    few = chat(client, thinking=thought | {"options": {"n": 2}}).json["thinking"]
+    assert few["cost"]["tokens"] < 500
+
+
 def test_effort_none_is_a_plain_completion(client):
     assert "thinking" not in chat(client, reasoning_effort="none", max_tokens=4).json
 

@@ -18,6 +18,7 @@ from outthink.core.registry import Method
 from outthink.core.sampling import Sampling
 from outthink.lm.local import LocalLM
 from outthink.reason import STRATEGIES
+from outthink.reason.scale import spending
 from outthink.reason.solve import think
 from outthink.serve.failures import ApiError
 from outthink.serve.schema import Effort, SolveRequest, Thinking
@@ -119,7 +120,8 @@ async def deliberate(
 ) -> AsyncGenerator[LocalLM | Posterior, None]:
     """Think. Yields the `LM`, whose tree and ledger show how far it is, a few times a second; at last the posterior.
 
-    ``parse`` reads the answer out of a line, where it is not written as answers usually are.
+    Options that the plan does not set are such that its budget is spent. ``parse`` reads the answer out of a line,
+    where it is not written as answers usually are.
     Leaving early cancels the work and frees its pages.
     """
     limit = service.config.max_tokens
@@ -132,7 +134,9 @@ async def deliberate(
     lm = service.lm(tenant, plan.budget, sampling)
     began = time.monotonic()
     question = await asyncio.to_thread(_question, prompt) if parse is None else Question(prompt, parse)
-    work = asyncio.create_task(think(question, lm, plan.strategy, plan.verifier, **plan.options))
+    method = STRATEGIES.get(plan.strategy)
+    options = await asyncio.to_thread(spending, method, service.model, question, plan.budget)
+    work = asyncio.create_task(think(question, lm, method, plan.verifier, **(options | plan.options)))
     try:
         while not work.done():
             yield lm
