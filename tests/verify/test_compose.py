@@ -1,5 +1,6 @@
 """Verifiers made of verifiers, against the formulas; and confidence against the model's own law."""
 
+import asyncio
 import math
 
 import numpy as np
@@ -13,8 +14,10 @@ from outthink.core.question import Question
 from outthink.core.sampling import Sampling, Until
 from outthink.lm.toy import ToyLM, random_law
 from outthink.reason.solve import TOP_LOGPROBS, think
-from outthink.verify.compose import Mixture, Product, Staged, Threshold
+from outthink.verify.checked import Checked
+from outthink.verify.compose import Mixture, Product, Staged, Threshold, for_steps
 from outthink.verify.confidence import Entropy, TokenConfidence
+from outthink.verify.likelihood import Likelihood
 
 QUESTION = Question("a", lambda text: text or None)
 
@@ -118,6 +121,65 @@ async def test_staged_asks_each_about_its_own_lines_in_order():
 def test_mistakes_are_user_errors(make):
     with pytest.raises(UserError):
         make()
+
+
+class Whole(Fixed):
+    partial = False
+
+
+@pytest.mark.parametrize("checked", [False, True])
+async def test_parts_that_can_judge_steps_do_so_before_all_of_them_judge_the_line(checked):
+    """A product or mixture with an exact checker guides by its other parts, with their own powers and shares."""
+    on_the_way, finished = [Line("x")], [Line("y", ended=True)]
+
+    async def scored(whole):
+        judge = for_steps(Checked(whole) if checked else whole)
+        assert judge.partial
+        [before], [after] = [await judge.score(QUESTION, lines, Ledger()) for lines in (on_the_way, finished)]
+        return before, after
+
+    one, two, exact = Fixed(-1.0), Fixed(-3.0), Whole(-5.0)
+    assert await scored(Product(one, exact, powers=(2.0, 1.0))) == (-2.0, -7.0)
+    assert await scored(Product(exact, Product(two, exact), one)) == (-4.0, -14.0)
+    before, after = await scored(Mixture(one, two, exact, shares=(1, 3, 4)))
+    assert before == pytest.approx(math.log(0.25 * math.exp(-1) + 0.75 * math.exp(-3)))
+    assert after == pytest.approx(math.log(0.125 * math.exp(-1) + 0.375 * math.exp(-3) + 0.5 * math.exp(-5)))
+
+
+def test_where_no_part_can_judge_steps_the_likelihood_does():
+    for whole in (Whole(), Product(Whole(), Mixture(Whole())), Threshold(Whole()), Checked(Whole())):
+        judge = for_steps(whole)
+        assert isinstance(judge, Staged) and isinstance(judge.process, Likelihood)
+
+
+class Broken(Fixed):
+    """Raises once the others are at work."""
+
+    async def score(self, question, branches, ledger):
+        await asyncio.sleep(0)
+        raise CapabilityError("it broke")
+
+
+class Slow(Fixed):
+    """Never comes to an end by itself, and notes how it was ended."""
+
+    ended = None
+
+    async def score(self, question, branches, ledger):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            self.ended = "ended"
+        return []
+
+
+@pytest.mark.parametrize("kind", [Product, Mixture])
+async def test_no_part_is_left_at_work_when_another_raises(kind):
+    slow = Slow()
+    with pytest.raises(CapabilityError, match="it broke"):
+        await kind(slow, Broken()).score(QUESTION, [Line("x")], Ledger())
+    assert slow.ended == "ended"
 
 
 # ---- confidence ------------------------------------------------------------------------------------------------------

@@ -331,3 +331,25 @@ def test_mistakes_are_told():
         ProcessReward(Says(kind="outcome"))
     with pytest.raises(UserError, match="read once"):
         OutcomeReward(Says(kind="outcome"), "min")
+
+
+async def test_no_branch_is_still_read_once_an_error_is_told(tiny_model, reward, monkeypatch):
+    root, branches = await grow(tiny_model, widths=(2,))
+    at_work = set()
+
+    async def read(branch, pin, ledger):
+        at_work.add(branch)
+        try:
+            await asyncio.sleep(0)
+            if branch is branches[0]:
+                raise EngineError("it broke")
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            at_work.discard(branch)
+
+    monkeypatch.setattr(reward, "_read", read)
+    with pytest.raises(EngineError, match="it broke"):
+        await reward.read(PROMPT, branches, Ledger())
+    assert not at_work
+    await close([root, *branches])

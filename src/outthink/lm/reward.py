@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from outthink.core.budget import Ledger
 from outthink.core.question import Prompt
 from outthink.core.thought import Thought
+from outthink.core.together import together
 from outthink.engine.checks import check_prompt
 from outthink.engine.engine import Costs, Engine
 from outthink.engine.sequence import Judge
@@ -95,7 +96,7 @@ class RewardModel:
         tokens, paying = self._checked(await encoded_prompt(self.tokenizer, prompt)), ledger.for_verifier()
         pin = await self._open_root(tokens, getattr(branches[0], "namespace", "") if branches else "")
         try:
-            return list(await asyncio.gather(*(self._read(branch, pin, paying) for branch in branches)))
+            return await together(self._read(branch, pin, paying) for branch in branches)
         finally:
             assert pin.handle is not None
             pin.handle.close()

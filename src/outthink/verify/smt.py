@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from outthink.core.budget import Ledger
 from outthink.core.errors import CapabilityError, UserError
 from outthink.core.question import Question
+from outthink.core.together import together
 from outthink.lm.protocol import Branch
 from outthink.tasks.problem import Problem, family
 from outthink.tasks.smt import Smt
@@ -54,7 +55,7 @@ class SmtChecker:
         smt = smt_of(question)
         assert smt is not None, "asked before `require`"
         ledger.charge(verifier_calls=len(branches))
-        return list(await asyncio.gather(*(self._score(question, smt, branch) for branch in branches)))
+        return await together(self._score(question, smt, branch) for branch in branches)
 
     def accepts(self, score: float) -> bool:
         """See `Verifier.accepts`."""
