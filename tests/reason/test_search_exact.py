@@ -445,7 +445,7 @@ async def test_mcts_widens_until_it_was_allowed_to_and_comes_back_in_between_no_
 
 async def test_mcts_with_a_broken_formula_is_caught(monkeypatch):
     class Broken(RecordedStatistics):
-        def puct(self, node):
+        def puct(self, node, draws):
             return self.mean(node) + self.exploration / (1 + self.visits[node])
 
     class Leaky(RecordedStatistics):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from functools import partial
 
 from outthink.core.budget import Ledger
 from outthink.core.posterior import Posterior
@@ -33,14 +34,14 @@ class Statistics:
         """Q: the mean of the values backed up, those in flight taken for lost."""
         return (node.value + self.totals.get(node, 0.0)) / (1 + self.visits[node] + self.flying[node])
 
-    def puct(self, node: Node) -> float:
-        """Q + c P sqrt(1 + sum of N of siblings) / (1 + N), where P is the share of the parent's draws that gave it.
+    def puct(self, node: Node, draws: int) -> float:
+        """Q + c P sqrt(1 + sum of N of siblings) / (1 + N), where P is its share of the ``draws`` of the parent's ways.
 
         The descent that asks counts as in flight at the parent.
         """
         parent = node.parent
         assert parent is not None
-        prior = node.count / sum(sibling.count for sibling in parent.children)
+        prior = node.count / draws
         above = self.visits[parent] + self.flying[parent] - 1
         below = 1 + self.visits[node] + self.flying[node]
         return self.mean(node) + self.exploration * prior * math.sqrt(above) / below
@@ -55,7 +56,8 @@ class Statistics:
         node = root
         self.flying[node] += 1
         while (found := ways(node)) and self.returns[node] < len(found):
-            node = max(found, key=self.puct)
+            draws = sum(child.count for child in node.children)
+            node = max(found, key=partial(self.puct, draws=draws))
             self.flying[node] += 1
         return node
 
