@@ -25,6 +25,7 @@ from outthink.cli.options import (
     KvOption,
     ModelOption,
     SeedOption,
+    ServerOption,
     ThreadsOption,
     VerifierOption,
     WeightsOption,
@@ -84,6 +85,7 @@ def compare(
     threads: ThreadsOption = None,
     base_url: BaseUrlOption = None,
     api_key_env: KeyOption = None,
+    server: ServerOption = None,
     tree: Annotated[
         Path | None, typer.Option(help="A directory to write each strategy's tree of reasoning into, as a page.")
     ] = None,
@@ -104,7 +106,7 @@ def compare(
         check_spec(verifier)
     if tree is not None and tree.exists() and not tree.is_dir():
         raise UserError(f"--tree {tree} is a file; name a directory.")
-    with open_anywhere(model, device, dtype, backend, base_url, api_key_env, weights, kv, threads) as loaded:
+    with open_anywhere(model, device, dtype, backend, base_url, api_key_env, weights, kv, threads, server) as loaded:
         from outthink.reason.solve import ask
 
         question = ask(text, chat=loaded.chat)
@@ -196,6 +198,11 @@ def _with_page(outcome: Outcome, question: Question, directory: Path | None, fac
     return replace(outcome, tree=page)
 
 
+def _gflops(found: Posterior) -> str:
+    """The FLOPs in billions; none where tokens were computed by a server, which does not say how many they took."""
+    return f"{found.cost.flops / 1e9:.3g}" if found.cost.flops or not found.cost.tokens else "-"
+
+
 def _print(outcomes: list[Outcome], question: Question, budget: Budget) -> None:
     from outthink.show.words import stop_words, verdict
 
@@ -216,7 +223,7 @@ def _print(outcomes: list[Outcome], question: Question, budget: Budget) -> None:
             Text(*marks[verdict(question, found.best)]),
             f"{found.confidence:.3g}" if found.best is not None else "",
             f"{found.cost.tokens:,}",
-            f"{found.cost.flops / 1e9:.3g}",
+            _gflops(found),
             f"{found.cost.seconds:.2f}",
             f"{found.cost.verifier_calls:,}",
             f"{found.attempts:,}",

@@ -23,6 +23,7 @@ from outthink.cli.options import (
     KeyOption,
     ModelOption,
     SeedOption,
+    ServerOption,
     WeightsOption,
     open_anywhere,
 )
@@ -123,6 +124,7 @@ def evidence(
     weights: WeightsOption = "auto",
     base_url: BaseUrlOption = None,
     api_key_env: KeyOption = None,
+    server: ServerOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -132,7 +134,7 @@ def evidence(
     far what the filter draws is from its target.
     """
     limits, text = _checked(potential, verifier, budget), read_text(problem, "problem")
-    with open_anywhere(model, device, dtype, backend, base_url, api_key_env, weights) as loaded:
+    with open_anywhere(model, device, dtype, backend, base_url, api_key_env, weights, server=server) as loaded:
         from outthink.reason.particles.bounds import evidence_bounds
 
         def bound(question: Question, lm: LM) -> Coroutine[Any, Any, Any]:

@@ -21,6 +21,7 @@ from outthink.cli.options import (
     KvOption,
     ModelOption,
     SeedOption,
+    ServerOption,
     ThreadsOption,
     WeightsOption,
     open_anywhere,
@@ -63,6 +64,7 @@ def generate(
     threads: ThreadsOption = None,
     base_url: BaseUrlOption = None,
     api_key_env: KeyOption = None,
+    server: ServerOption = None,
     json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The text alone.")] = False,
 ) -> None:
@@ -79,7 +81,7 @@ def generate(
     if chat or system is not None:
         turns = ([] if system is None else [("system", system)]) + [("user", content)]
         prompt = [{"role": role, "content": words} for role, words in turns]
-    with open_anywhere(model, device, dtype, backend, base_url, api_key_env, weights, kv, threads) as loaded:
+    with open_anywhere(model, device, dtype, backend, base_url, api_key_env, weights, kv, threads, server) as loaded:
         ledger = Ledger()
         stream = n == 1 and not json and logprobs is None
         with first_interrupt(ledger.cancel):

@@ -35,6 +35,15 @@ BaseUrlOption = Annotated[
 KeyOption = Annotated[
     str | None, typer.Option("--api-key-env", help="The environment variable that holds the server's key.")
 ]
+ServerOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--server",
+        help="NAME=VALUE, how the server at --base-url is treated; repeatable: concurrency, retries, "
+        "connect_timeout_s, read_timeout_s, total_timeout_s, backoff_s, max_backoff_s, max_bytes, context (positions), "
+        "parameters (from which FLOPs are told).",
+    ),
+]
 VerifierOption = Annotated[
     str | None,
     typer.Option(
@@ -110,6 +119,7 @@ def open_anywhere(
     weights: str = "auto",
     kv: str = "auto",
     threads: int | None = None,
+    server: list[str] | None = None,
 ) -> LanguageModel:
     """The model called ``source``: on the server at ``base_url`` where that is given, else loaded by `open_model`.
 
@@ -119,6 +129,8 @@ def open_anywhere(
     if base_url is None:
         if api_key_env is not None:
             raise UserError("--api-key-env is for servers: give --base-url too, or leave it out.")
+        if server:
+            raise UserError("--server is for servers: give --base-url too, or leave it out.")
         return open_model(source, device, dtype, backend, None, weights, kv, threads)
     automatic = {"dtype": dtype, "backend": backend, "weights": weights, "kv": kv}
     told = [("device", device, "cpu"), *((name, value, "auto") for name, value in automatic.items())]
@@ -131,7 +143,20 @@ def open_anywhere(
     with err().status(f"connecting to {base_url}"):
         from outthink.lm.remote import connect
 
-        return connect(base_url, source, api_key=key)
+        return connect(base_url, source, api_key=key, **_treatment(server or []))
+
+
+def _treatment(pairs: Iterable[str]) -> dict[str, Any]:
+    """What `outthink.connect` takes besides, of ``NAME=VALUE`` pairs. Raises UserError for one that it does not."""
+    from outthink.lm.remote.connection import Connection
+
+    settings = {name: each.default for name, each in Connection.__dataclass_fields__.items()}
+    defaults = {name: value for name, value in settings.items() if isinstance(value, int | float)}
+    told = read_settings(pairs, {**defaults, "parameters": 0.0, "context": 0})
+    if unknown := sorted(told.keys() - {*defaults, "parameters", "context"}):
+        known = ", ".join([*defaults, "context", "parameters"])
+        raise UserError(f"--server {unknown[0]}: there is no such option; there are {known}.")
+    return told
 
 
 def tell_faults(registry: Registry[Any]) -> None:

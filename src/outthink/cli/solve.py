@@ -22,6 +22,7 @@ from outthink.cli.options import (
     KvOption,
     ModelOption,
     SeedOption,
+    ServerOption,
     ThreadsOption,
     VerifierOption,
     WeightsOption,
@@ -61,6 +62,7 @@ def solve(
     threads: ThreadsOption = None,
     base_url: BaseUrlOption = None,
     api_key_env: KeyOption = None,
+    server: ServerOption = None,
     tree: Annotated[
         Path | None, typer.Option(help="Write the tree of reasoning to this file, as a page that stands alone.")
     ] = None,
@@ -87,7 +89,7 @@ def solve(
 
         def opened(source: str | None) -> LanguageModel:
             return models.enter_context(
-                open_anywhere(source, device, dtype, backend, base_url, api_key_env, weights, kv, threads)
+                open_anywhere(source, device, dtype, backend, base_url, api_key_env, weights, kv, threads, server)
             )
 
         loaded = opened(model)
