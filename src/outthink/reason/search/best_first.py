@@ -145,7 +145,9 @@ async def levin(
     steps: str = "newline",
     max_tokens: int | None = None,
 ) -> Posterior:
-    """The policy gives the children of a line shares in proportion to draws x exp(score / ``temperature``)."""
+    """The policy gives the children of a line shares in proportion to draws x exp(score / ``temperature``). Once all
+    that was drawn is extended, lines are extended again, at twice the cost each time.
+    """
     at_least(1e-6, temperature=temperature)
     log_policy: dict[Node, float] = {}
 
