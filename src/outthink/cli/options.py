@@ -97,8 +97,9 @@ def open_model(
                 "No model is bundled with this installation: name one with --model, a directory in the Hugging Face "
                 "format or a hub id."
             )
-        options = {"device": device, "dtype": dtype, "backend": backend, "weights": weights, "kv": kv}
-        loaded = load(source, limits=limits, threads=threads, **options)
+        loaded = load(
+            source, dtype=dtype, device=device, backend=backend, limits=limits, weights=weights, kv=kv, threads=threads
+        )
     for message in user_warnings(warned):
         err().print(Text(f"note: {message}", style="yellow"), soft_wrap=True)
     return loaded

@@ -34,7 +34,7 @@ def decode_q6_k(data: Bytes) -> Floats:
     highs = blocks[:, 128:192].reshape(-1, 2, 1, 32) >> shifts & np.uint8(3)
     codes = (lows | highs << np.uint8(4)).astype(np.int8) - np.int8(32)
     scales = _float16(blocks[:, 208:]) * blocks[:, 192:208].view(np.int8).astype(np.float32)
-    return (codes.reshape(-1, 16, 16).astype(np.float32) * scales[:, :, None]).reshape(-1)
+    return np.multiply(codes.reshape(-1, 16, 16), scales[:, :, None], dtype=np.float32).reshape(-1)
 
 
 def _float16(pairs: Bytes) -> NDArray[np.float32]:
