@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from outthink.core.question import Question
     from outthink.core.registry import method
     from outthink.core.sampling import Sampling, Until
+    from outthink.learn.twist import learn_twist
     from outthink.lm.model import Model, load
     from outthink.lm.protocol import LM, Branch
     from outthink.lm.remote.model import RemoteModel, connect
+    from outthink.posterior.potential import Potential, Prefix, Twist
+    from outthink.reason.particles.bounds import evidence_bounds
     from outthink.reason.solve import ask, solve, think
 
 __version__ = "0.1.0"
@@ -33,12 +36,17 @@ _PUBLIC = {
     "Ledger": "outthink.core.budget",
     "Model": "outthink.lm.model",
     "Posterior": "outthink.core.posterior",
+    "Potential": "outthink.posterior.potential",
+    "Prefix": "outthink.posterior.potential",
     "Question": "outthink.core.question",
     "Sampling": "outthink.core.sampling",
+    "Twist": "outthink.posterior.potential",
     "Until": "outthink.core.sampling",
     "RemoteModel": "outthink.lm.remote.model",
     "ask": "outthink.reason.solve",
     "connect": "outthink.lm.remote.model",
+    "evidence_bounds": "outthink.reason.particles.bounds",
+    "learn_twist": "outthink.learn.twist",
     "load": "outthink.lm.model",
     "method": "outthink.core.registry",
     "solve": "outthink.reason.solve",
@@ -54,13 +62,18 @@ __all__ = [
     "Ledger",
     "Model",
     "Posterior",
+    "Potential",
+    "Prefix",
     "Question",
     "RemoteModel",
     "Sampling",
+    "Twist",
     "Until",
     "__version__",
     "ask",
     "connect",
+    "evidence_bounds",
+    "learn_twist",
     "load",
     "method",
     "solve",

@@ -194,9 +194,13 @@ def test_problems_of_a_longer_run_begin_with_those_of_a_shorter_one():
     assert first[:4] == [(0, 0.1), (0, 0.3), (1, 0.1), (1, 0.3)]  # whatever part is done compares all cells
 
 
-async def test_peak_pages_are_those_of_the_tree(opened):
-    """A prompt of two pages and four lines of one page each: six at the peak, shared ones once, closed ones not."""
-    with opened("") as model:
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+async def test_peak_pages_are_those_of_the_tree(source, backend):
+    """A prompt of two pages and four lines of one page each: six at the peak, shared ones once, closed ones not.
+
+    The compiled kernels draw many tokens in one call, in which pages come and are gone before the next step.
+    """
+    with load(source, backend=backend) as model:
         meter = PageMeter(model.engine)
         lm = run.apart(model, Ledger(), Sampling(seed=1), "mine")
         other = run.apart(model, Ledger(), Sampling(seed=1), "other")
@@ -210,6 +214,57 @@ async def test_peak_pages_are_those_of_the_tree(opened):
             for line in [*lines, beside]:
                 await line.close()
         assert (meter.take("mine"), meter.take("other"), meter.take("mine")) == (6, 3, 0)
+
+
+async def test_pages_of_what_judges_count_too(make_tiny_model):
+    """A prompt of 20 bytes and three lines of 20 more, on pages of 16; their twins hold as many pages as they do."""
+    model = make_tiny_model()
+    judge = ProcessReward(make_reward(model.thread, model.loaded.tokenizer))
+    groups = draw_groups(CONFIG)
+    apart_from, with_judge = Ground(model, "T", groups, CONFIG, {}), Ground(model, "T", groups, CONFIG, {"prm": judge})
+    question, namespace = Question("a\nfour line problem\n", lambda text: None), "mine"
+    lm = run.apart(model, Ledger(), Sampling(seed=1), namespace)
+    async with await lm.root(question.prompt) as root:
+        lines = await root.extend(3, Until(20, ignore_eos=True))
+        await judge.score(question, lines, lm.ledger)
+        for line in lines:
+            await line.close()
+    alone, both = apart_from._meter.take(namespace), with_judge._meter.take(namespace)
+    assert alone == 2 + 3 * 2
+    assert both == 2 * alone
+
+
+TWO = ("two-models(second=tiny, n=4)", "ensemble(greedy, speculative-steps(draft=tiny, n=3))")
+
+
+def test_strategies_that_name_a_second_model_are_measured_like_any(opened, tmp_path):
+    config = GroundConfig(**{**vars(CONFIG), "strategies": TWO, "num_problems": 2})
+    out = tmp_path / "two.json"
+    assert ground.run(config, out, opened, concurrency=1)["complete"]
+    rows = records(out)
+    assert len(rows) == 2 * 2 * 2
+    for row in rows:
+        assert row["bill"]["tokens"] <= Budget(row["budget"]).tokens
+        assert row["over"] == 0
+        if row["strategy"] == TWO[0]:  # the same prompts at two budgets: neither finds what the other left
+            assert row["bill"]["cached"] == 0
+    assert any(row["answer"] is not None for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "verifiers", "told"),
+    [
+        ("two-models", (), "needs another model"),
+        ("then(greedy, speculative-steps)", (), "needs another model"),
+        ("then(greedy, sample-until-verified)", (), "verifier that can accept a line"),
+        ("mcts", ("pairwise",), "best-of-n or weighted-vote"),
+    ],
+)
+def test_what_no_job_could_do_is_told_before_the_first(opened, tmp_path, strategy, verifiers, told):
+    config = GroundConfig(**{**vars(CONFIG), "strategies": (strategy,), "verifiers": verifiers, "num_problems": 1})
+    with pytest.raises(UserError, match=told):
+        ground.run(config, tmp_path / "result.json", opened)
+    assert not (tmp_path / "result.records.jsonl").exists()
 
 
 @pytest.mark.parametrize(("second", "shared"), [("other", False), ("mine", True)])

@@ -10,13 +10,12 @@ import pytest
 
 from cli.tiny_model import PROBLEM, RIGHT
 from lm.fake_server import FakeServer, Offer
-from outthink.bench.reason.run import room_for
-from outthink.bench.reason.scale import scale_of
-from outthink.cli.compare import REPLY
 from outthink.core.budget import Budget, Ledger
+from outthink.core.errors import UserError
 from outthink.core.sampling import Sampling
 from outthink.lm.model import load
 from outthink.reason import STRATEGIES
+from outthink.reason.scale import Room, scale_of
 from outthink.reason.solve import ask, think
 
 NAMES = ("greedy", "majority-vote", "particle-filter", "mcts")
@@ -29,7 +28,7 @@ def test_each_row_is_what_the_strategy_finds_by_itself(run, model):
     assert [row["strategy"] for row in ran.json["results"]] == list(NAMES)
     with load(model) as loaded:
         question = ask(PROBLEM)
-        room = room_for(loaded, Budget("600"), len(loaded.session().encode(question.prompt)) + REPLY)
+        room = Room.before(loaded, question, Budget("600"))
     for row in ran.json["results"]:
         judge = "step-oracle" if scale_of(row["strategy"]).verifier else None
         with load(model) as alone:  # nothing is in its cache
@@ -95,6 +94,42 @@ def test_at_a_server_each_strategy_answers_or_refuses_before_anything_is_spent(r
         assert counts[0] < counts[1], "the one that refused asked for more than what the server offers"
     finally:
         fake.close()
+
+
+def test_flops_that_a_server_does_not_tell_are_no_zeros(run):
+    fake = FakeServer(Offer())
+    try:
+        asked = ("compare", "ab", "-s", "majority-vote", "-b", "60", "--base-url", fake.url)
+        unknown, known = run(*asked).out, run(*asked, "--server", "parameters=5e8").out
+    finally:
+        fake.close()
+    cells = [
+        [cell.strip() for cell in next(line for line in told.splitlines() if "majority" in line).split("  ") if cell]
+        for told in (unknown, known)
+    ]
+    assert "-" in cells[0]
+    assert "-" not in cells[1]
+
+
+@pytest.mark.parametrize("command", ["solve", "compare", "generate"])
+def test_how_a_server_is_treated_is_said_by_name(run, command, monkeypatch):
+    """What is said reaches `connect`, of the right kind; what is no option, or out of range, is the user's mistake."""
+    seen = {}
+
+    def connect(base_url, model, **options):
+        seen.update(options)
+        raise UserError("far enough")
+
+    monkeypatch.setattr("outthink.lm.remote.connect", connect)
+    asked = (command, "ab", "--base-url", "http://127.0.0.1:9/v1")
+    told = run(*asked, "--server", "concurrency=4", "--server", "read-timeout-s=2.5", "--server", "retries=0")
+    assert (told.code, "far enough" in told.err) == (2, True)
+    assert (seen["concurrency"], seen["read_timeout_s"], seen["retries"]) == (4, 2.5, 0)
+    for pair, why in (("patience=3", "no such option"), ("concurrency=many", "whole number")):
+        ran = run(*asked, "--server", pair)
+        assert (ran.code, why in ran.err) == (2, True), ran.err
+    ran = run(command, "ab", "--server", "retries=1")
+    assert (ran.code, "--base-url" in ran.err) == (2, True)
 
 
 def test_trees_are_written_a_page_each(run, model, tmp_path):

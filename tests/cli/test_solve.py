@@ -69,7 +69,7 @@ def test_options_of_the_strategy(run, model):
     )
     assert ran.code == 0
     assert (ran.json["best"], ran.json["right"], ran.json["stopped"]) == (RIGHT, True, "verified")
-    assert ran.json["attempts"] % 2 == 0
+    assert ran.json["config"]["options"]["width"] == 2
     assert ran.json["confidence_means"].startswith("the verifier accepted it, after")
 
 
@@ -80,6 +80,26 @@ def test_numbers_that_json_has_not_are_null(run, model):
     values = [node["value"] for node in ran.json["tree"]["nodes"] if node["finish"] is not None]
     assert set(values) <= {0.0, None}
     assert "Infinity" not in ran.out
+
+
+@pytest.mark.parametrize("strategy", ["mcts", "a-star", "vote"])
+def test_a_budget_is_what_ends_the_work_as_in_compare(run, model, strategy):
+    solved = run("solve", PROBLEM, "-m", model, "-s", strategy, "-b", "600", "--seed", 2, "--json").json
+    [row] = run("compare", PROBLEM, "-m", model, "-s", strategy, "-b", "600", "--seed", 2, "--json").json["results"]
+    assert 0.9 * 600 <= solved["cost"]["tokens"] == row["cost"]["tokens"] <= 600
+    assert solved["weights"] == pytest.approx(row["weights"])
+    assert row["options"].items() <= solved["config"]["options"].items()
+    sampling = outthink.Sampling(seed=2)
+    library = outthink.solve(PROBLEM, model=str(model), strategy=strategy, budget=600, sampling=sampling)
+    assert library.cost.tokens == solved["cost"]["tokens"]
+
+
+def test_options_set_by_hand_stay_under_a_budget(run, model):
+    told = run("solve", PROBLEM, "-m", model, "-s", "mcts", "-b", "4k", "-n", 3, "-o", "width=2", "--json").json
+    assert (told["config"]["options"]["n"], told["config"]["options"]["width"]) == (3, 2)
+    assert told["cost"]["tokens"] < 400
+    told = run("solve", PROBLEM, "-m", model, "-s", "ensemble(majority-vote(n=2), greedy)", "-b", "4k", "--json").json
+    assert told["attempts"] == 3
 
 
 def test_no_budget_no_answer_no_error(run, model):

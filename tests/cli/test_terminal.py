@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -43,9 +44,11 @@ class Session:
 
     def end(self) -> tuple[int, str]:
         """The exit code and all of stdout, once the command has ended by itself."""
-        while self._read():
-            pass
-        out, _ = self.process.communicate(timeout=PATIENCE_S)
+        with ThreadPoolExecutor(1) as pool:  # a pipe that nobody reads holds up what is long
+            told = pool.submit(self.process.communicate, timeout=2 * PATIENCE_S)
+            while self._read():
+                pass
+            out, _ = told.result()
         os.close(self._terminal)
         return self.process.returncode, out.decode()
 

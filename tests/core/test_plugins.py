@@ -97,6 +97,9 @@ async def bare(question, lm, verifier, ledger, *, n): pass
 @outthink.method("other-name", family="x", {SIGNATURE})
 async def named(question, lm, verifier, ledger): pass
 
+@outthink.method("unsure", family="x", {SIGNATURE}, confidence="sure")
+async def unsure(question, lm, verifier, ledger, *, n=1): pass
+
 async def undecorated(question, lm, verifier, ledger): pass
 
 class Empty:
@@ -119,6 +122,7 @@ FAULTS = [
     ("strategies", "sync", "broken_plugin:plain", "is an async function"),
     ("strategies", "no-default", "broken_plugin:bare", "with defaults"),
     ("strategies", "renamed", "broken_plugin:named", "calls it 'other-name'"),
+    ("strategies", "unsure", "broken_plugin:unsure", "its confidence is called 'sure'"),
     ("strategies", "undecorated", "broken_plugin:undecorated", "decorate an async function with outthink.method"),
     ("strategies", "absent", "broken_plugin:nothing", "AttributeError"),
     ("strategies", "no-module", "no_such_module:x", "ModuleNotFoundError: No module named 'no_such_module'"),

@@ -15,6 +15,7 @@ from outthink.core.sampling import Sampling, Until
 from outthink.lm.remote import connect
 from outthink.lm.remote.connection import Connection, Patience
 from outthink.lm.remote.errors import BusyError, ServerFailedError, UnreachableError
+from outthink.posterior.twist import LinearTwist
 from outthink.reason.solve import solve, think
 
 TEXT_ONLY = Offer(ids=False, tokenizer=False, cached=False, includes_stop=False, many=False, chat=False)
@@ -113,7 +114,6 @@ async def test_ids_of_nobody_are_refused(serving):
 
 UNMET = {
     "token-beam": ("text", "names tokens by id"),
-    "twisted-smc": ("all", "biases of its own"),
     "confident-vote": ("bare", "likeliest tokens"),
     "probability-vote": ("bare", "log-probabilities"),
     "step-beam": ("bare", "The verifier 'likelihood' weighs the log-probabilities"),
@@ -131,6 +131,21 @@ async def test_what_is_missing_is_refused_before_anything_is_spent(serving, stra
     with pytest.raises(CapabilityError, match=because):
         await think(QUESTION, lm, strategy)
     assert not served.fake.requests and lm.ledger.bill.tokens == 0
+
+
+async def test_twists_ask_for_what_they_use_and_no_more(serving):
+    """A twist that proposes needs biases, one that reads ids needs ids; without either, text will do."""
+    for kind, propose, because in (("all", True, "biases of its own"), ("text", False, "names tokens by id")):
+        served = serving(kind)
+        lm = served.model.session()
+        with pytest.raises(CapabilityError, match=because):
+            await think(QUESTION, lm, "twisted-smc", twist=LinearTwist({}, 1, propose=propose))
+        assert not served.fake.requests and lm.ledger.bill.tokens == 0
+    found = await think(QUESTION, serving("text").model.session(), "twisted-smc", n=2, islands=1, max_tokens=2)
+    assert found.attempts == 2
+    bare = serving("bare").model.session(sampling=Sampling(temperature=0.5))
+    with pytest.raises(CapabilityError, match="the model's own"):
+        await think(QUESTION, bare, "twisted-smc", potential="brief:1")
 
 
 async def test_options_that_the_server_would_pass_over_are_refused(serving):

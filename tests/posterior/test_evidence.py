@@ -34,6 +34,10 @@ def test_one_run_or_none_alive_has_no_error():
     half = pool([-math.inf, 0.0], [4, 4])
     assert half.log_z == pytest.approx(math.log(0.5))
     assert half.se == pytest.approx(1.0)
+    for log_z, sizes in (([0.3] * 4, [4] * 4), ([math.log(0.1)] * 7, [1, 2, 3, 5, 8, 13, 21])):
+        alike = pool(log_z, sizes)
+        assert (alike.se, alike.runs) == (None, len(sizes)), "runs that all agree do not make it certain"
+        assert alike.interval() == (-math.inf, math.inf)
     with pytest.raises(UserError, match="one run"):
         pool([], [])
 

@@ -119,3 +119,19 @@ def test_mixture_finds_two_groups_and_its_likelihood_never_falls():
 @pytest.mark.parametrize("values", [[], [0.5], [0.5] * 9, [0.1, 0.2, 0.2, 0.1]])
 def test_no_mixture_where_there_is_nothing_to_tell_apart(values):
     assert fit(values) is None
+
+
+@pytest.mark.parametrize("rates", [(0.05, 0.5), (0.05, 0.11), (0.3, 0.9), (0.6, 0.6), (0.9, 0.1)])
+@pytest.mark.parametrize("costs", [(0.11, 0.0), (0.5, 0.0), (0.2, 0.01), (0.0, 0.02)])
+def test_no_number_of_lines_is_worth_more_whatever_the_checker(rates, costs):
+    """Also of a checker that accepts wrong lines more often than right ones, where the gain of the next line rises."""
+    model = Resampling.beta(0.5, 0.5, *rates, *costs)
+    best = model.best_number(64)
+    assert model.value(best) == pytest.approx(max(model.value(k) for k in range(65)), abs=1e-12)
+    assert model.value(best) >= 0
+
+
+def test_one_line_may_be_a_loss_and_many_a_gain():
+    model = Resampling.beta(0.5, 0.5, 0.05, 0.5, 0.11)
+    assert model.gain_of_next(0) < 0 < model.value(64)
+    assert model.best_number(64) > 1

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from outthink.quant.ggml import TYPES, join_q4_0, split_q4_0, split_q8_0
+from outthink.quant.ggml_read import BY_NUMBER
 
 RNG = np.random.default_rng(0)
 
@@ -58,6 +59,61 @@ def test_q4_0():
     assert np.array_equal(TYPES["Q4_0"].decode(data), np.array(decoded, np.float32))
     codes, scales = split_q4_0(data)
     assert np.array_equal(join_q4_0(codes, scales), data)
+
+
+def test_q4_1():
+    """Read as the definition says, byte by byte."""
+    data, expected = b"", []
+    for _ in range(30):
+        scale, least = RNG.uniform(-1, 1, 2).astype(np.float16)
+        codes = RNG.integers(16, size=32)
+        data += scale.tobytes() + least.tobytes() + bytes(int(codes[i] | codes[i + 16] << 4) for i in range(16))
+        expected += [np.float32(code) * np.float32(scale) + np.float32(least) for code in codes]
+    kind = BY_NUMBER[3]
+    assert kind.name == "Q4_1" and len(data) == kind.num_bytes(len(expected))
+    assert np.array_equal(kind.decode(np.frombuffer(data, np.uint8)), np.array(expected, np.float32))
+
+
+def q6_k_block(scale, scales, codes):
+    """The bytes of 256 codes in -32..31, 16 int8 scales and the scale of these, put together as ggml packs them."""
+    shifted = [int(code) + 32 for code in codes]
+    low, high = [0] * 128, [0] * 64
+    for half in range(2):
+        for i in range(32):
+            a, b, c, d = (shifted[128 * half + 32 * k + i] for k in range(4))
+            low[64 * half + i] = a % 16 + 16 * (c % 16)
+            low[64 * half + 32 + i] = b % 16 + 16 * (d % 16)
+            high[32 * half + i] = a // 16 + 4 * (b // 16) + 16 * (c // 16) + 64 * (d // 16)
+    return bytes(low) + bytes(high) + struct.pack("<16b", *scales) + struct.pack("<e", scale)
+
+
+def test_q6_k():
+    data, expected = b"", []
+    for _ in range(8):
+        scale = np.float16(RNG.uniform(-1e-3, 1e-3))
+        scales, codes = RNG.integers(-128, 128, size=16), RNG.integers(-32, 32, size=256)
+        data += q6_k_block(scale, scales, codes)
+        expected += [float(scale) * int(scales[i // 16]) * int(codes[i]) for i in range(256)]
+    kind = BY_NUMBER[14]
+    assert kind.name == "Q6_K" and len(data) == kind.num_bytes(len(expected))
+    found = kind.decode(np.frombuffer(data, np.uint8))
+    assert np.array_equal(found.astype(np.float64), expected)  # 11 + 7 + 5 bits: float32 holds every product
+
+
+# What gguf.quants.dequantize of the package gguf 0.19 makes of the blocks below, by type.
+ORACLE = {3: 0.4638262603373912, 14: -961.8867690142677}
+
+
+def test_arbitrary_blocks_are_decoded_as_ggml_does():
+    """As sums that see every element's place."""
+    bytes_of = np.random.default_rng(7).integers(256, size=210 * 40).astype(np.uint8)
+    for number, place, size in ((3, 0, 20), (14, 208, 210)):
+        blocks = bytes_of[: size * 40].reshape(40, size).copy()
+        blocks[:, place : place + 2] = np.frombuffer(np.float16(0.01).tobytes(), np.uint8)
+        if number == 3:
+            blocks[:, 2:4] = np.frombuffer(np.float16(-0.07).tobytes(), np.uint8)
+        values = BY_NUMBER[number].decode(blocks.reshape(-1)).astype(np.float64)
+        assert float(values @ np.cos(np.arange(values.size))) == pytest.approx(ORACLE[number], rel=1e-9)
 
 
 def test_bf16_keeps_every_bfloat16_and_rounds_the_rest():

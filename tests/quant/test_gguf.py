@@ -2,6 +2,7 @@
 
 import json
 import struct
+import warnings
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ import torch
 
 from hf_models import make_hf_model
 from outthink.core.errors import CheckpointError, UnknownNameError
-from outthink.lm.model import resolve
+from outthink.lm.model import open_backend, resolve
 from outthink.models.checkpoint import load_model
 from outthink.quant import gguf, gguf_tokenizer
-from outthink.quant.ggml import TYPES
+from outthink.quant.ggml import TYPES, WrittenType
+from outthink.quant.ggml_read import BY_NUMBER
 from outthink.quant.gguf import to_halves, to_neighbours, write_gguf
 from outthink.quant.gguf_file import Entry, read_file, write_file
 from outthink.quant.gguf_import import convert_gguf
@@ -135,6 +137,52 @@ def test_codes_survive(models, family, kind, tmp_path):
     exact = weights(models[family])["model.layers.0.mlp.up_proj.weight"]
     error = (found["model.layers.0.mlp.up_proj.weight"] - exact).abs().max() / exact.abs().max()
     assert 0 < error < (0.01 if kind == "q8_0" else 0.15)
+
+
+def read_only(name, numbers_of_bytes):
+    """A type that is only read, writing random blocks whose scales are small numbers."""
+    kind = next(kind for kind in BY_NUMBER.values() if kind.name == name)
+
+    def encode(values):
+        count = kind.num_bytes(values.size) // kind.block_bytes
+        blocks = np.random.default_rng(0).integers(256, size=(count, kind.block_bytes)).astype(np.uint8)
+        for place in numbers_of_bytes:
+            blocks[:, place : place + 2] = np.frombuffer(np.float16(1e-4).tobytes(), np.uint8)
+        return blocks.reshape(-1)
+
+    return WrittenType(kind.name, kind.number, kind.block, kind.block_bytes, kind.decode, encode, 0)
+
+
+def test_a_q4_0_file_with_the_head_that_llama_cpp_gives_it(tmp_path):
+    """Q6_K for the head, or the embedding that serves as one: the layers keep their codes nevertheless."""
+    widths = {"hidden_size": 256, "intermediate_size": 96, "head_dim": 64}
+    make_hf_model("llama-biases", tmp_path / "m", dtype="bfloat16", **widths)
+    read = read_file(write_gguf(tmp_path / "m", tmp_path / "m.gguf", "q4_0"))
+    kinds = {"token_embd.weight": read_only("Q6_K", [208]), "output.weight": read_only("Q4_1", [0, 2])}
+    entries = [Entry(name, kinds.get(name, tensor.kind), tensor.values()) for name, tensor in read.tensors.items()]
+    write_file(tmp_path / "x.gguf", read.metadata, entries)
+    stored = read_file(tmp_path / "x.gguf").tensors
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        source = convert_gguf(tmp_path / "x.gguf", tmp_path / "x")
+    loaded = load_model(source)
+    for ours, name in (("model.embed_tokens.weight", "token_embd.weight"), ("lm_head.weight", "output.weight")):
+        found = loaded.model.state_dict()[ours].numpy()
+        assert found.std() > 0 and np.array_equal(found, stored[name].values())
+    backend = open_backend(source, "auto", "cpu", "cpu", None)[1]
+    assert backend.weight_format == "int4"
+
+
+def test_layers_of_several_types_are_told_of(models, tmp_path):
+    """As llama.cpp makes them with an importance matrix."""
+    read = read_file(write_gguf(models["qwen3"], tmp_path / "m.gguf", "q4_0"))
+    other = {"blk.0.ffn_down.weight": read_only("Q4_1", [0, 2])}
+    entries = [Entry(name, other.get(name, tensor.kind), tensor.values()) for name, tensor in read.tensors.items()]
+    write_file(tmp_path / "x.gguf", read.metadata, entries)
+    with pytest.warns(UserWarning, match="Q4_0, Q4_1 do not keep their codes"):
+        source = convert_gguf(tmp_path / "x.gguf", tmp_path / "x")
+    found = weights(source)["model.layers.0.mlp.down_proj.weight"].numpy()
+    assert np.array_equal(found, read_file(tmp_path / "x.gguf").tensors["blk.0.ffn_down.weight"].values())
 
 
 def test_llama3_factors():

@@ -17,7 +17,10 @@ from outthink.kernels.cpu.backend import CpuBackend
 from outthink.learn.quantize import Quantization, quantize
 from outthink.lm.model import open_backend
 from outthink.models.checkpoint import StoredWeights, load_model
+from outthink.quant.layouts import IntLayout
 from outthink.quant.nearest import round_nearest
+from outthink.quant.packing import unpack
+from outthink.quant.scheme import write_scheme
 
 COMPILED = extension.compiled() is not None
 WAYS = {"int8": Quantization(8, None, "nearest"), "int4 g32": Quantization(4, 32, "nearest")}
@@ -176,6 +179,52 @@ def test_what_kernels_cannot_take_is_dequantized(packed, tmp_path, change, messa
 
 
 @pytest.mark.usefixtures("compiled")
+def test_eight_bits_in_groups_are_rounded_again_to_a_scale_for_each_output(plain, tmp_path):
+    source = quantize(plain, tmp_path / "grouped", Quantization(8, 32, "nearest")).directory
+    with pytest.warns(UserWarning, match="8-bit codes .* 32 inputs share one: the weights are rounded again to int8"):
+        _, backend = open_backend(source, "auto", "cpu", "cpu", None)
+    assert isinstance(backend, CpuBackend) and backend.weight_format == "int8"
+    _, plainly = open_backend(plain, "auto", "cpu", "cpu", None, "int8")
+    assert isinstance(plainly, CpuBackend) and backend.weight_bytes == plainly.weight_bytes
+    table = Pages(8, seed=0).table(37)
+    expected = run_chunked(open_backend(source, "float32", "cpu", "reference", None)[1], TOKENS, table, [37])
+    assert np.sqrt(np.mean((run_chunked(backend, TOKENS, table, [37]) - expected) ** 2)) < 0.06 * expected.std()
+    # It is the codes' values that are rounded, to the bit, and in float32.
+    loaded = load_model(source, dtype="float32")
+    other = CpuBackend(loaded.model, 8, weight_format="int8", kv_format="bfloat16")
+    assert np.array_equal(run_chunked(backend, TOKENS, table, [37]), run_chunked(other, TOKENS, table, [37]))
+    exact = open_backend(source, "float32", "cpu", "cpu", None)[1]
+    assert isinstance(exact, CpuBackend) and exact.weight_format == "float32"
+    np.testing.assert_allclose(run_chunked(exact, TOKENS, table, [37]), expected, atol=1e-3)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_plain_layer_among_eight_bits_in_groups_is_not_rounded(plain, tmp_path):
+    made = quantize(plain, tmp_path / "grouped", Quantization(8, 32, "nearest")).directory
+    exact = load_file(plain / "model.safetensors")[f"{UP}.weight"]
+    source = changed(made, tmp_path / "mixed", {f"{UP}.weight_scale": None, f"{UP}.weight": exact})
+    with pytest.warns(UserWarning, match="dequantized to bfloat16"):
+        _, backend = open_backend(source, "auto", "cpu", "cpu", None)
+    assert isinstance(backend, CpuBackend) and backend.weight_format == "bfloat16"
+
+
+@pytest.mark.usefixtures("compiled")
+def test_threads_are_a_setting(plain):
+    for threads in (1, 3):
+        with outthink.load(plain, backend="cpu", threads=threads) as model:
+            assert model.engine.backend.threads == threads
+    before = torch.get_num_threads()
+    try:
+        open_backend(plain, "auto", "cpu", "reference", None, threads=before + 1)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+    for wrong in (0, -1, 1025):
+        with pytest.raises(UserError, match=f"threads={wrong}: from 1 to 1,024"):
+            open_backend(plain, "auto", "cpu", "auto", None, threads=wrong)
+
+
+@pytest.mark.usefixtures("compiled")
 def test_a_layer_that_was_left_alone_is_not_rounded(plain, packed, tmp_path):
     exact = load_file(plain / "model.safetensors")[f"{UP}.weight"]
     parts = {f"{UP}.{suffix}": None for suffix in ("weight_packed", "weight_scale", "weight_shape")}
@@ -204,6 +253,33 @@ def test_broken_checkpoints_name_the_tensor(packed, tmp_path, case):
     with pytest.raises(CheckpointError, match=message) as caught:
         load_model(source)
     assert UP in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize(("code", "fine"), [(7, True), (8, False), (-8, True), (-9, False), (100, False)])
+def test_bytes_beyond_the_bits_that_codes_have(packed, tmp_path, backend, code, fine):
+    held, tensors = load_file(packed / "model.safetensors"), {}
+    for name, words in held.items():
+        if name.endswith(".weight_packed"):
+            module = name.removesuffix("weight_packed")
+            codes = (unpack(words, 4, held[f"{module}weight_shape"][1]) - 8).to(torch.int8)
+            tensors |= {f"{module}weight": codes, name: None, f"{module}weight_shape": None}
+    tensors[f"{UP}.weight"][3, 5] = code
+    scheme = write_scheme(IntLayout(4, 32))
+    source = changed(packed, tmp_path / "bytes", tensors, scheme)
+    if fine:
+        assert open_backend(source, "auto", "cpu", backend, None)[1].name
+        return
+    with pytest.raises(CheckpointError, match=rf"'{UP}.weight': codes from .*{code}.* not numbers of 4 bits"):
+        open_backend(source, "auto", "cpu", backend, None)
+
+
+def test_zero_points_beyond_their_bits():
+    parts = {"weight": torch.zeros(2, 4, dtype=torch.int8), "weight_scale": torch.ones(2, 1)}
+    zeros = torch.tensor([[7], [8]], dtype=torch.int64)
+    assert IntLayout(4, None, False).decode(parts | {"weight_zero_point": zeros - 1}, (2, 4)).shape == (2, 4)
+    with pytest.raises(CheckpointError, match="zero points from 7 to 8"):
+        IntLayout(4, None, False).decode(parts | {"weight_zero_point": zeros}, (2, 4))
 
 
 @pytest.mark.parametrize("scheme", [{"quant_method": "fp8"}, "gptq", [1]])

@@ -257,6 +257,42 @@ async def test_pruning_drops_only_lines_below_the_mean():
     assert found.attempts == 60
 
 
+def short_or_long(prefix):
+    """After the prompt "a": a or b, a line break; then a is over, and ten more letters follow b."""
+    line, logits = prefix[1:], np.full(4, -40.0)
+    if not line:
+        logits[:2] = np.log([0.3, 0.7])
+    elif len(line) == 1:
+        logits[2] = 0.0
+    elif line[0] == 0 or len(line) == 12:
+        logits[3] = 0.0
+    else:
+        logits[:2] = 0.0
+    return logits
+
+
+async def test_lines_that_the_budget_cut_do_not_weigh_as_whole_ones():
+    """The beginning of a line of b is likelier than any line of a, and all whole ones of b are less likely."""
+    asked = Question("a", lambda text: text[0] if "\n" in text else None)
+    answered_and_cut = 0
+    for tokens in range(20, 75, 3):
+        lm = ToyLM(short_or_long, "ab\n", Ledger(Budget(tokens=tokens)), Sampling(seed=4), context=64)
+        found = await think(asked, lm, probability_consistency, prune=False)
+        ends = [thought for thought in found.tree.walk() if thought.finish is not None]
+        whole = {thought.text: thought for thought in ends if thought.finish == "stop"}
+        answered_and_cut += any("\n" in thought.text for thought in ends if thought.finish != "stop")
+        assert whole, "the first line ends"
+        total = sum(math.exp(thought.log_prob) for thought in whole.values())
+        for answer in "ab":
+            share = sum(math.exp(thought.log_prob) for text, thought in whole.items() if text[0] == answer) / total
+            assert found.weights.get(answer, 0.0) == pytest.approx(share, rel=1e-4)
+        assert all(thought.fate == "cut by the budget" for thought in ends if thought.finish != "stop")
+    assert answered_and_cut > 3
+    lm = ToyLM(short_or_long, "ab\n", Ledger(Budget(tokens=6)), Sampling(seed=1), context=64)
+    found = await think(asked, lm, probability_consistency)
+    assert (found.best, found.attempts) == ("b", 1), "where there is no other, it is the best so far"
+
+
 # ---- sub-thoughts ---------------------------------------------------------------------------------------------------
 
 
@@ -344,9 +380,25 @@ async def test_hints_are_marginalized_over():
     assert found.attempts == 60
 
 
-async def test_a_hint_that_cannot_be_read_leaves_the_first_answers():
+@pytest.mark.parametrize("hint", ["{answer}", "\n{answer}"])
+@pytest.mark.parametrize("tokens", [100, 700, 3000])
+async def test_hints_spend_a_budget_to_its_end(hint, tokens):
+    """Half of it on first answers, a quarter on each round; all on first answers where the model cannot read a hint."""
+    lm = toy(Budget(tokens=tokens), longest=8)
+    found = await think(question(), lm, hint_marginalization, n=tokens, hint=hint)
+    assert 0.9 * tokens <= found.cost.tokens <= tokens
+    plain, *hinted = lm.tree.children
+    drawn = [sum(t.tokens for t in top.walk()) for top in (plain, *hinted)]
+    assert (hint == "{answer}") is bool(hinted)
+    if tokens > 100 and hinted:
+        assert 0.35 * tokens <= drawn[0] <= 0.6 * tokens
+    assert found.stopped == "budget" and found.best is not None
+    assert found.attempts >= sum(t.finish == "stop" for t in plain.walk())
+
+
+async def test_where_a_hint_cannot_be_read_all_lines_are_without_one():
     found = await think(question(), toy(), hint_marginalization, n=40)
-    plain = await think(question(), toy(), "majority-vote", n=20)
+    plain = await think(question(), toy(), "majority-vote", n=40)
     assert found.weights == pytest.approx(plain.weights)
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from outthink.core.budget import Budget, Ledger
-from outthink.core.errors import UserError
+from outthink.core.errors import CapabilityError, EngineError, UserError
 from outthink.core.posterior import Candidate, Posterior
 from outthink.core.question import Question
 from outthink.core.registry import method
@@ -151,3 +151,74 @@ def test_mistakes_are_user_errors():
     ):
         with pytest.raises(UserError):
             make()
+
+
+class Modest(ToyLM):
+    """A toy that offers whole lines with their log-probabilities, and no more."""
+
+    offers = frozenset({"log_probs"})
+
+
+TWO, UNTIL_VERIFIED = STRATEGIES.get("two-models"), STRATEGIES.get("sample-until-verified")
+BEAM, SURE_VOTE = STRATEGIES.get("token-beam"), STRATEGIES.get("probability-vote")
+
+
+@pytest.mark.parametrize(
+    "combine",
+    [
+        lambda *parts: then(*parts),
+        lambda *parts: ensemble(*parts),
+        lambda *parts: split(*((part, 0.5) for part in parts)),
+        lambda one, two: retry(within(then(one, bind(two)), share=0.5)),
+    ],
+    ids=["then", "ensemble", "split", "nested"],
+)
+async def test_what_members_need_is_asked_for_before_anything_is_spent(combine):
+    assert set(combine(SURE_VOTE, BEAM).needs) == {*SURE_VOTE.needs, *BEAM.needs} != {*SURE_VOTE.needs}
+    assert combine(VOTE, TWO).models == ("second",)
+    assert combine(VOTE, bind(TWO, second=toy())).models == ()
+    assert combine(VOTE, UNTIL_VERIFIED).accepting and not combine(VOTE, BEAM).accepting
+    lm = Modest(random_law(3, 4), "abc", Ledger(Budget(tokens=200)), Sampling(), context=8)
+    with pytest.raises(CapabilityError, match="does not offer"):
+        await think(ASKED, lm, combine(VOTE, BEAM))
+    for part, why in ((TWO, "needs another model"), (UNTIL_VERIFIED, "verifier that can accept a line")):
+        with pytest.raises(CapabilityError, match=why):
+            await think(ASKED, lm := toy(Budget(tokens=200)), combine(VOTE, part), "likelihood")
+        assert lm.ledger.bill.tokens == 0
+
+
+class Faulty(Spy):
+    """Answers as told, until told to raise."""
+
+    @property
+    def method(self):
+        answers = self.answers
+
+        @method("faulty", family="test", summary="", guarantee="heuristic", promise="", paper="none")
+        async def run(question, lm, verifier, ledger):
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            rest = math.log1p(-answer[1])
+            return Posterior((Candidate(answer[0], math.log(answer[1])),) if answer[0] else (), rest, attempts=1)
+
+        return run
+
+
+async def test_what_is_found_is_not_lost_with_a_later_part_that_cannot_go_on():
+    broken = CapabilityError("it cannot do that")
+    found = await think(ASKED, toy(), then(Spy(("weak", 0.2)).method, Faulty(broken).method))
+    assert (found.best, "it cannot do that" in found.stopped) == ("weak", True)
+    picky = retry(Faulty(("weak", 0.2), ("less", 0.1), broken).method, 5, good=lambda found: found.confidence > 0.9)
+    found = await think(ASKED, toy(), picky)
+    assert (found.best, found.attempts, "it cannot do that" in found.stopped) == ("weak", 2, True)
+
+
+async def test_without_an_answer_and_of_other_faults_the_error_is_told():
+    for error in (CapabilityError("no"), EngineError("gone")):
+        with pytest.raises(type(error)):
+            await think(ASKED, toy(), then(Spy((None, 0)).method, Faulty(error).method))
+        with pytest.raises(type(error)):
+            await think(ASKED, toy(), retry(Faulty((None, 0.5), error).method, 3))
+    with pytest.raises(EngineError):
+        await think(ASKED, toy(), then(Spy(("weak", 0.2)).method, Faulty(EngineError("gone")).method))

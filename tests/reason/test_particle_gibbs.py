@@ -146,6 +146,13 @@ async def test_swaps_leave_the_product_law_invariant():
 
 
 @pytest.mark.parametrize("method", [particle_gibbs, tempered_particle_gibbs], ids=lambda m: m.name)
+async def test_by_default_the_evidence_has_an_error(method):
+    found = await think(ASKED, model(), method, Judge())
+    assert found.evidence_runs > 1
+    assert found.log_evidence_se is not None and found.log_evidence_se > 0
+
+
+@pytest.mark.parametrize("method", [particle_gibbs, tempered_particle_gibbs], ids=lambda m: m.name)
 async def test_answer_shares_and_evidence_of_the_strategy(method):
     judge = Judge()
     exact = tilted(ASKED, judge.of)

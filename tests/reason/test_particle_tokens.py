@@ -17,9 +17,10 @@ from outthink.posterior.potential import Product
 from outthink.reason.holding import Holding
 from outthink.reason.particles import bounds as bounds_module
 from outthink.reason.particles.bounds import evidence_bounds
+from outthink.reason.particles.guide import NoTwist
 from outthink.reason.particles.sweep import Plan
 from outthink.reason.particles.target import Weighted, prefix_of
-from outthink.reason.particles.tokens import NoTwist, Twisted, token_smc, twisted_smc
+from outthink.reason.particles.tokens import Twisted, token_smc, twisted_smc
 from outthink.reason.segment import Segmenter
 from outthink.reason.solve import think
 from particle_world import (
@@ -193,7 +194,7 @@ async def test_exact_draws_follow_the_target(honest):
     law = exact(judge)
     async with Holding() as held:
         root = await lm.root(PROMPT)
-        accept = Whole(judge) if honest else bounds_module._Neutral()
+        accept = Weighted(Whole(judge) if honest else bounds_module.NEUTRAL)
         drawn = await bounds_module._exact_draws(ASKED, root, accept, TOKEN, 0, lm.ledger, 500, 10**4, held)
     counts = Counter(ASKED.answer_of(line[-1].tip) for line in drawn)
     assert len(drawn) == 500
@@ -209,7 +210,7 @@ async def test_what_is_proposed_is_traced_back():
     target = Twisted(Weighted(Whole(judge)), twist, lm.sampling)
     async with Holding() as held:
         root = await lm.root(PROMPT)
-        drawn = await bounds_module._exact_draws(ASKED, root, Whole(judge), TOKEN, 0, lm.ledger, 5, 1000, held)
+        drawn = await bounds_module._exact_draws(ASKED, root, Weighted(Whole(judge)), TOKEN, 0, lm.ledger, 5, 1000, held)
         for line in drawn:
             for after in await bounds_module._retrace(line, target, held):
                 if after.tip.tokens:

@@ -306,17 +306,43 @@ async def test_levin_with_a_broken_cost_is_caught(monkeypatch):
         assert caught > 0
 
 
+@pytest.mark.parametrize("name", ["a-star", "levin"])
+@pytest.mark.parametrize("in_flight", [1, 8])
+async def test_where_all_that_was_drawn_is_extended_it_is_extended_again_cheapest_first(monkeypatch, name, in_flight):
+    """Wanting all answers, in a world whose tree of draws is complete long before ``n``: no extension is left undone,
+    and each line is found once. By A*, one at a time, those extended k times cost k log 2 more.
+    """
+    for seed in SEEDS:
+        world, score = StepWorld("abc", 3, seed, sharpness=2.0), random_score(seed)
+        options = {"n": 80, "width": 3, "answers": 1000, "in_flight": in_flight}
+        with monkeypatch.context() as patch:
+            pops, lm = record_pops(patch), world.lm(seed=seed)
+            posterior = await think(world.question, lm, name, Scores(score), **options)
+        assert len(grown(lm.tree)) == 3 * 80
+        found = Counter(path for kind, path in pops if kind == "found")
+        assert set(found.values()) == {1} and set(found) == {c.answer for c in posterior.candidates}
+        extended = [path for kind, path in pops if kind == "extend"]
+        assert extended.count("") > 1
+        if name == "a-star" and in_flight == 1:
+            times = Counter[str]()
+            for path in extended:
+                due = {x: (-score(x) if x else 0.0) + k * math.log(2) for x, k in times.items()}
+                assert path not in due or due[path] == min(due.values()), "a dearer line was extended again"
+                times[path] += 1
+
+
 # ---- Monte-Carlo trees -----------------------------------------------------------------------------------------------
 
 
 class RecordedStatistics(mcts.Statistics):
-    """Notes what is selected and what is backed up, in order."""
+    """Notes what is selected and what is backed up, in order, and how often every child was drawn by then."""
 
     events: list
 
     def select(self, root):
         leaf = super().select(root)
-        self.events.append(("select", leaf, None))
+        line = [leaf, *ancestors(leaf)]
+        self.events.append(("select", leaf, {node: {x: x.count for x in node.children} for node in line}))
         return leaf
 
     def back_up(self, leaf, value):
@@ -324,38 +350,46 @@ class RecordedStatistics(mcts.Statistics):
         super().back_up(leaf, value)
 
 
+def ancestors(node):
+    return [] if node.parent is None else [node.parent, *ancestors(node.parent)]
+
+
 def replay(events, exploration):
-    """Check every descent against PUCT with visits, values and virtual losses counted anew; returns the visits."""
-    visits, totals, flying, expanded = Counter(), Counter(), Counter(), set()
+    """Check every descent against PUCT with visits, values, virtual losses and returns counted anew, and that it ends
+    where it should; returns the visits.
+    """
+    visits, totals, flying, returns, expanded = Counter(), Counter(), Counter(), Counter(), set()
     root = events[0][1]
-    for kind, leaf, value in events:
-        line = [leaf]
-        while line[-1].parent is not None:
-            line.append(line[-1].parent)
-        line.reverse()
+    for number, (kind, leaf, noted) in enumerate(events):
+        line = [*reversed(ancestors(leaf)), leaf]
         if kind == "back":
             for node in line:
                 flying[node] -= 1
-                if value is not None:
+                if noted is not None:
                     visits[node] += 1
-                    totals[node] += value
-            if value is not None and not leaf.whole:
+                    totals[node] += noted
+            if noted is not None and not leaf.whole:
                 expanded.add(leaf)
+            if leaf.whole:
+                returns.update(line)
             continue
         assert line[0] is root
         flying[root] += 1
         for parent, child in itertools.pairwise(line):
             assert parent in expanded
+            assert returns[parent] < len(noted[parent]), "the descent went on where it was to widen"
 
-            def puct(x, parent=parent):
+            def puct(x, parent=parent, counts=noted[parent]):
                 n, k = visits[x], flying[x]
                 q = (math.exp(x.score) + totals[x]) / (1 + n + k)
-                p = x.count / sum(s.count for s in parent.children)
+                p = counts[x] / sum(counts.values())
                 return q + exploration * p * math.sqrt(visits[parent] + flying[parent] - 1) / (1 + n + k)
 
-            assert puct(child) == pytest.approx(max(puct(x) for x in parent.children), abs=1e-12)
+            assert puct(child) == pytest.approx(max(puct(x) for x in noted[parent]), abs=1e-12)
             flying[child] += 1
-        assert leaf.whole or leaf not in expanded, "the descent ended early"
+        assert leaf.whole or leaf not in expanded or returns[leaf] >= len(noted[leaf]), "the descent ended early"
+        if not leaf.whole and events[number + 1 : number + 2] != [("back", leaf, None)]:
+            returns[leaf] = 0
     assert not any(flying.values()), "a virtual loss was left behind"
     return visits
 
@@ -378,22 +412,40 @@ async def test_mcts_visits_follow_puct_and_sum_up(monkeypatch, in_flight):
         visits = replay(RecordedStatistics.events, 0.7)
         [root] = {node for _, node, _ in RecordedStatistics.events if node.parent is None}
         ended = Counter(leaf for kind, leaf, value in RecordedStatistics.events if kind == "back" and value is not None)
-        assert visits[root] == 60 == sum(ended.values())
+        assert visits[root] == sum(ended.values())
+        assert sum(times for node, times in ended.items() if not node.whole) == 60
+        drawn = Counter((path_of(t.parent), path_of(t)) for t in grown(lm.tree))
         for node in visits:
             assert visits[node] == ended[node] + sum(visits[child] for child in node.children)
             assert node.branch.thought.visits == visits[node]
+            path = path_of(node.branch.thought)
             if not node.whole:
-                assert ended[node] == 1, "a line was extended twice"
+                assert sum(n for (above, _), n in drawn.items() if above == path) == 5 * ended[node]
+            for child in node.children:
+                assert child.count == drawn[path, path_of(child.branch.thought)]
         lines = {t: path_of(t) for t in grown(lm.tree) if t.answer is not None}
         weights = Counter()
         for thought, path in lines.items():
-            weights[path] += math.exp(score(path)) * (1 + (thought.visits or 0))
+            if thought.fate != "the same as a sibling":
+                weights[path] += math.exp(score(path)) * (1 + (thought.visits or 0))
         assert posterior.weights == pytest.approx({p: w / sum(weights.values()) for p, w in weights.items()})
+
+
+async def test_mcts_widens_until_it_was_allowed_to_and_comes_back_in_between_no_more_than_it_has_ways(monkeypatch):
+    """In a world of 27 lines, most of them improbable, 60 extensions are more than its 13 inner lines have."""
+    for seed in SEEDS:
+        await mcts_run(monkeypatch, seed, 4)
+        backs = [leaf for kind, leaf, value in RecordedStatistics.events if kind == "back" and value is not None]
+        widened = Counter(leaf for leaf in backs if not leaf.whole)
+        assert sum(widened.values()) == 60 and max(widened.values()) > 1
+        runs = itertools.groupby(leaf.whole for leaf in backs)
+        longest = max((len(list(run)) for free, run in runs if free), default=0)
+        assert 0 < longest <= 3 * 4, "it kept coming back to what is finished"
 
 
 async def test_mcts_with_a_broken_formula_is_caught(monkeypatch):
     class Broken(RecordedStatistics):
-        def puct(self, node):
+        def puct(self, node, draws):
             return self.mean(node) + self.exploration / (1 + self.visits[node])
 
     class Leaky(RecordedStatistics):
@@ -401,7 +453,12 @@ async def test_mcts_with_a_broken_formula_is_caught(monkeypatch):
             super().back_up(leaf, value)
             self.flying[leaf] += 1
 
-    for broken in (Broken, Leaky):
+    class Forgetful(RecordedStatistics):
+        def come_back(self, leaf):
+            super().come_back(leaf)
+            self.returns[leaf.parent] = 0
+
+    for broken in (Broken, Leaky, Forgetful):
         await mcts_run(monkeypatch, 0, 4, broken)
         with pytest.raises(AssertionError):
             replay(broken.events, 0.7)

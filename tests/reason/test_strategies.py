@@ -142,9 +142,11 @@ async def test_best_of_n_by_likelihood_takes_the_best_line():
     assert sum(posterior.weights.values()) == pytest.approx(1)
 
 
-async def test_sample_until_verified_stops_at_the_first_accepted_wave():
+@pytest.mark.parametrize("width", [1, 4, 16])
+async def test_sample_until_verified_stops_at_the_first_accepted_line(width):
+    """Whatever is in flight is neither judged nor written to its end, and no shorter line comes before its turn."""
     lm = toy(seed=4)
-    posterior = await think(question(), lm, "sample-until-verified", "exact", n=64, width=1)
+    posterior = await think(question(), lm, "sample-until-verified", "exact", n=64, width=width)
     root = await toy(seed=4).root(PROMPT)
     lines = await root.extend(64)
     first = next(i for i, x in enumerate(lines) if x.finish == "stop" and last_letter(x.text) == "b")
@@ -152,7 +154,10 @@ async def test_sample_until_verified_stops_at_the_first_accepted_wave():
     assert posterior.confidence == 1
     assert posterior.attempts == first + 1
     assert posterior.stopped == "verified"
-    assert lm.ledger.bill.decoded == sum(len(x.tokens) for x in lines[: first + 1])
+    assert lm.ledger.bill.verifier_calls == first + 1
+    judged = sum(len(x.tokens) for x in lines[: first + 1])
+    assert judged <= lm.ledger.bill.decoded <= judged + 2 * (width - 1) * max(len(x.tokens) for x in lines)
+    assert width > 1 or lm.ledger.bill.decoded == judged
 
 
 async def test_sample_until_verified_falls_back_on_the_majority():

@@ -2,16 +2,21 @@
 
 import io
 import json
+import threading
 import time
+from itertools import pairwise
 
 import openai
 import pytest
 
+from outthink.serve import row_source
+from outthink.serve.row_source import RowSource, survey
 from outthink.serve.rows import PRIORITY, check_rows, read_rows
 from serve_world import Client, begin_request, served, until
 
 CHAT = {"messages": [{"role": "user", "content": "compute 17 + 5"}], "max_tokens": 6}
 KEYS = ("first-key-of-two", "second-key-of-two")
+ENDLESS = {**CHAT, "max_tokens": 100_000}
 OVER = ("completed", "failed", "cancelled", "expired")
 
 
@@ -174,6 +179,87 @@ def test_rows_wait_behind_those_who_wait_for_an_answer(endless):
         assert [place.priority for place in gate._waiting[""]] == [PRIORITY] and PRIORITY > 0
         second.close()
         assert finished(api, batch).status == "completed"
+
+
+def test_one_tenant_keeps_no_other_from_its_batches(endless):
+    with served(endless, api_keys=KEYS) as client:
+        one, other = (api_of(client, key) for key in KEYS)
+        client.state.batches._shares.most = 2
+        begun = [begin(one, [line("long", ENDLESS)]) for _ in range(2)]
+        with pytest.raises(openai.RateLimitError) as refused:
+            begin(one, [line("a", CHAT)])
+        assert int(refused.value.response.headers["retry-after"]) >= 1
+        assert finished(other, begin(other, [line("a", CHAT)])).status == "completed"
+        for batch in begun:
+            one.batches.cancel(batch.id)
+            finished(one, batch)
+        assert finished(one, begin(one, [line("a", CHAT)])).status == "completed", "its places are free again"
+
+
+def test_tenants_take_turns_with_rows(endless):
+    with served(endless, api_keys=KEYS, max_rows=1) as client:
+        (one, other), places = (api_of(client, key) for key in KEYS), client.state.batches._places
+        batches = []
+        for number in range(3):
+            batches.append(begin(one, [line("long", ENDLESS)]))
+            until(lambda number=number: (places.num_running, places.num_waiting) == (1, number))
+        theirs = begin(other, [line("a", CHAT)])
+        until(lambda: places.num_waiting == 3)
+        for batch in batches[:2]:
+            one.batches.cancel(batch.id)
+        assert finished(other, theirs).status == "completed", "it waits for one of theirs, not for all"
+        one.batches.cancel(batches[2].id)
+        finished(one, batches[2])
+
+
+def test_few_files_are_in_memory_at_once_and_one_of_each_tenant(model):
+    keys = (*KEYS, "third-key-of-three")
+    with served(model, api_keys=keys) as client:
+        batches, inside, release, most = client.state.batches, [], threading.Event(), []
+        real = batches.store.content
+
+        def content(file_id, tenant):
+            inside.append(tenant)
+            most.append(len(inside))
+            assert release.wait(60)
+            inside.remove(tenant)
+            return real(file_id, tenant)
+
+        batches.store.content = content
+        apis = [api_of(client, key) for key in keys]
+        begun = [(api, begin(api, [line("a", CHAT)])) for api in (apis[0], *apis)]
+        until(lambda: (len(inside), batches._files.num_waiting) == (2, 2))
+        assert len(set(inside)) == 2
+        release.set()
+        assert all(finished(api, batch).status == "completed" for api, batch in begun)
+        assert max(most) == 2 and len(most) == 4
+
+
+@pytest.mark.parametrize("size", [1, 7, 200, 1000, 1 << 20])
+async def test_rows_are_read_a_piece_at_a_time(monkeypatch, size):
+    """Whatever the pieces: the same rows, no more of the file at once than a piece or a row, and nothing twice."""
+    monkeypatch.setattr(row_source, "PIECE_BYTES", size)
+    bodies = [{**CHAT, "seed": number, "user": "é" * (number * 37 % 101)} for number in range(30)]
+    lines = [json.dumps(line(f"row {n}", body), ensure_ascii=False).encode() for n, body in enumerate(bodies)]
+    content = b"\n\n" + b"\n".join(text + b" \r\n" * (n % 3 == 0) for n, text in enumerate(lines))
+    rows, _ = read_rows(content, "/v1/chat/completions")
+    assert [row.body for row in rows] == bodies
+    longest, read = max(map(len, lines)) + 4, []
+
+    async def piece(start, count):
+        found = content[start : start + count]
+        assert len(found) <= max(size, longest)
+        read.append((start, len(found)))
+        return found
+
+    done = {0, 1, 17, 29}
+    source, found = RowSource(survey(content, "/v1/chat/completions"), done, piece), []
+    while (row := await source.next()) is not None:
+        found.append(row)
+    assert found == [row for row in rows if row.number not in done]
+    assert all(start > before for (before, _), (start, _) in pairwise(read))
+    assert len(read) == 1 if size > len(content) else len(read) > 1
+    assert await source.next() is None
 
 
 def test_files_of_one_client_are_not_there_for_another(model):

@@ -30,6 +30,35 @@ async def test_the_tenant_with_the_least_goes_next():
     assert gate.num_running == gate.num_waiting == 0
 
 
+async def test_with_one_place_tenants_take_turns():
+    gate, log = Gate(1, 100), []
+
+    async def visit(tenant):
+        async with gate.admitted(tenant):
+            log.append(tenant)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*map(visit, "aaaabbc"))
+    assert log == ["a", "a", "b", "c", "a", "b", "a"]
+
+
+async def test_no_tenant_takes_all_places_where_each_has_a_most():
+    gate, log, release = Gate(3, max_each=2), [], asyncio.Event()
+    tasks = [asyncio.create_task(hold(gate, tenant, log, release)) for tenant in "aaaabc"]
+    await asyncio.sleep(0)
+    assert log == ["a", "a", "b"] and gate.num_running == 3 and gate.num_waiting == 3
+    tasks[4].cancel()  # b's place is for c, and for no third a
+    await asyncio.gather(tasks[4], return_exceptions=True)
+    await asyncio.sleep(0)
+    assert log == ["a", "a", "b", "c"]
+    tasks[5].cancel()
+    await asyncio.gather(tasks[5], return_exceptions=True)
+    assert gate.num_running == 2 and gate.num_waiting == 2, "a place stays free for whoever comes"
+    release.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert log == ["a", "a", "b", "c", "a", "a"] and gate.num_running == gate.num_waiting == 0
+
+
 async def test_a_full_queue_is_said_with_when_to_come_again():
     gate, release = Gate(1, 1), asyncio.Event()
     tasks = [asyncio.create_task(hold(gate, "a", [], release)) for _ in range(2)]

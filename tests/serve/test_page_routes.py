@@ -44,7 +44,7 @@ def test_what_is_drawn_is_the_tenants_own(model):
 
 
 def test_options_that_spend_a_budget_are_bounded(client):
-    assert client.get("/api/options?strategy=majority-vote&tokens=800").json == {"n": 100}
+    assert client.get("/api/options?strategy=majority-vote&tokens=800").json == {"n": 400}
     assert client.get("/api/options?strategy=majority-vote&tokens=1000000000").json == {"n": 4096}
     assert client.get("/api/options?strategy=greedy&tokens=800").json == {}
     for wrong in ("strategy=no-such&tokens=8", "strategy=greedy&tokens=0", "strategy=greedy", "tokens=8"):

@@ -14,6 +14,7 @@ from serve_world import served
 
 KEYS = ("first-key-of-two", "second-key-of-two")
 GOOD = b'{"prompt": "compute 17 + 5", "max_tokens": 2, "seed": 1}'
+CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(GOOD), GOOD)
 SOON = 60.0
 
 
@@ -130,7 +131,8 @@ REQUESTS = {
     "a length with a sign": post(GOOD, length=b"", headers=[b"Content-Length: +%d" % len(GOOD)]),
     "a length of many digits": post(GOOD, length=b"", headers=[b"Content-Length: " + b"9" * 6000]),
     "a length above the limit": post(GOOD, length=1 << 40),
-    "length and chunks": post(b"0\r\n\r\n", length=3, headers=[b"Transfer-Encoding: chunked"]),
+    "length and chunks": post(CHUNKED, headers=[b"Transfer-Encoding: chunked"]),
+    "chunks and a length of none": post(CHUNKED, length=0, headers=[b"Transfer-Encoding: chunked"]),
     "an unknown coding": post(GOOD, length=b"", headers=[b"Transfer-Encoding: gzip, chunked"]),
     "chunked twice": post(GOOD, length=b"", headers=[b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"]),
     "a chunk of letters": post(b"zz\r\nabc\r\n0\r\n\r\n", length=b"", headers=[b"Transfer-Encoding: chunked"]),
@@ -192,6 +194,16 @@ def test_two_requests_in_one_are_two(locked):
     _, answers = exchange(locked.port, first + get(b"/v1/models"), close=False)
     statuses = [int(part.split(b" ")[0]) for part in answers.split(b"HTTP/1.1 ")[1:]]
     assert statuses == [200, 401]
+
+
+def test_a_body_of_two_lengths_ends_the_connection(locked):
+    """What one reader takes for the next request may be body to another: none of what follows is read."""
+    authorized = [b"Authorization: Bearer " + KEYS[0].encode()]
+    chunked = post(CHUNKED, length=b"", headers=[*authorized, b"Transfer-Encoding: chunked"])
+    assert exchange(locked.port, chunked, close=False)[0] == 200, "the body would do by itself"
+    both = post(CHUNKED, headers=[*authorized, b"Transfer-Encoding: chunked"]).replace(b"Connection: close\r\n", b"")
+    status, answers = exchange(locked.port, both + get(b"/health"), close=False)
+    assert status == 400 and answers.count(b"HTTP/1.1 ") == 1 and b"connection: close" in answers.lower()
 
 
 PATHS = [

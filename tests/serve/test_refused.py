@@ -110,6 +110,13 @@ def test_what_is_not_supported_is_refused_by_name(client, name):
     assert answer.status == 400 and error["param"] == name and name in error["message"], error
 
 
+@pytest.mark.parametrize("name", ["web_search_options", "audio"])
+def test_an_empty_object_is_no_way_round(client, name):
+    """With OpenAI an empty one of these turns its feature on."""
+    error = client.post("/v1/chat/completions", {"messages": CHAT, "max_tokens": 1, name: {}}).json["error"]
+    assert error["param"] == name
+
+
 @pytest.mark.parametrize("name", NEUTRAL)
 def test_what_asks_for_nothing_is_taken(client, name):
     answer = client.post("/v1/chat/completions", {"messages": CHAT, "max_tokens": 1, name: NEUTRAL[name]})
@@ -141,6 +148,9 @@ def test_a_stop_string_is_part_of_the_text_where_that_is_asked_for(client):
         ({"continue_final_message": True, "add_generation_prompt": True}, "continue_final_message"),
         ({"continue_final_message": True}, "continue_final_message"),
         ({"top_logprobs": 2}, "logprobs"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream_options": {}, "stream": False}, "stream_options"),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, "max_completion_tokens"),
     ],
 )
 def test_contradictions_are_told(client, sent, contradicts):
@@ -159,6 +169,41 @@ def test_contradictions_are_told(client, sent, contradicts):
 )
 def test_messages_that_are_not_text_are_refused(client, message):
     assert client.post("/v1/chat/completions", {"messages": [*CHAT, message]}).status == 400
+
+
+def test_one_limit_may_have_both_of_its_names(client):
+    limits = {"max_tokens": 1, "max_completion_tokens": 1}
+    assert client.post("/v1/chat/completions", {"messages": CHAT, **limits}).status == 200
+
+
+def test_the_template_writes_the_special_tokens_of_messages(client):
+    told = client.post("/tokenize", {"messages": CHAT, "add_special_tokens": True})
+    assert told.status == 400 and told.json["error"]["param"] == "add_special_tokens"
+    plain = client.post("/tokenize", {"messages": CHAT}).json
+    assert client.post("/tokenize", {"messages": CHAT, "add_special_tokens": False}).json == plain
+
+
+@pytest.mark.parametrize(
+    ("thinking", "says"),
+    [
+        ({"budget": 0}, "thinking.budget must be at least 1"),
+        ({"budget": "x" * 101}, "thinking.budget must have at most 100 characters"),
+        ({"budget": [1]}, "thinking.budget must be a text"),
+    ],
+)
+def test_of_several_forms_the_nearest_is_told_of(client, thinking, says):
+    error = client.post("/v1/chat/completions", {"messages": CHAT, "thinking": thinking}).json["error"]
+    assert error["param"] == "thinking.budget" and error["message"].startswith(says)
+
+
+def test_who_asks_for_a_head_alone_gets_it_or_is_told_what_to_ask(client):
+    for path in ("/health", "/ready", "/version"):
+        found = client.send("HEAD", path)
+        assert found.status == 200 and found.body == b"" and int(found.headers["content-length"]) > 0
+    for path in ("/v1/models", "/v1/solves/x/events", "/metrics"):
+        found = client.send("HEAD", path)
+        assert found.status == 405 and found.headers["allow"] == "GET"
+    assert client.send("HEAD", "/no-such-path").status == client.send("HEAD", "/v1/completions").status == 404
 
 
 @pytest.mark.parametrize("value", [True, "1", 1.5, [1]])

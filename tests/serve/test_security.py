@@ -1,6 +1,7 @@
 """A test for each class of hole that other servers had, where no other file here has one; see docs/security.md."""
 
 import ast
+import asyncio
 import hmac
 import itertools
 import json
@@ -16,18 +17,19 @@ from cli.tiny_model import PROBLEM
 from outthink.core.errors import CheckpointError, OutthinkError, PromptError
 from outthink.core.posterior import Posterior
 from outthink.core.sampling import Sampling
+from outthink.lm.local import LONG_PROMPT
 from outthink.models.chat import ChatTemplate
 from outthink.reason import STRATEGIES
 from outthink.serve.app import PAGE, make_app
 from outthink.serve.config import ServeConfig
 from outthink.serve.failures import ApiError, as_api_error
-from outthink.serve.schema import Thinking
+from outthink.serve.schema import MAX_LENGTH, Thinking
 from outthink.serve.service import MAX_CHARS_PER_TOKEN
 from outthink.serve.thinking import deliberate, plan_of
 from outthink.show.page import ASSETS
 from outthink.tasks import families
 from outthink.verify.unit_tests import UnitTests
-from serve_world import Client, served
+from serve_world import Client, served, until
 
 SOURCE = Path(outthink.__file__).parent
 KEYS = ("first-key-of-two", "second-key-of-two", "a-third-that-is-far-longer-than-the-others")
@@ -140,17 +142,47 @@ def test_text_that_could_never_fit_is_not_tokenised(client, model, monkeypatch):
     monkeypatch.setattr(
         tokenizer, "encode", lambda text, *more, **named: lengths.append(len(text)) or real(text, *more, **named)
     )
-    for path, body in {
-        "/v1/completions": {"prompt": "x" * (longest + 1)},
-        "/v1/chat/completions": {"messages": [{"role": "user", "content": "x" * (longest + 1)}]},
-        "/v1/responses": {"input": "x" * (longest + 1)},
-        "/v1/embeddings": {"input": ["x" * (longest + 1)]},
-        "/tokenize": {"prompt": "x" * (longest + 1)},
-        "/v1/solves": {"problem": "x" * (longest + 1)},
-    }.items():
-        assert client.post(path, body).status == 400, path
+    text = "x" * (longest + 1)
+    chat = {"messages": [{"role": "user", "content": text}]}
+    for path, body in [
+        ("/v1/completions", {"prompt": text}),
+        ("/v1/chat/completions", chat),
+        ("/v1/responses", {"input": text}),
+        ("/v1/embeddings", {"input": [text]}),
+        ("/tokenize", {"prompt": text}),
+        ("/v1/solves", {"problem": text}),
+        *(
+            (path, {**said, "thinking": {"budget": 100, **judged}, "stream": stream})
+            for path, said in (("/v1/chat/completions", chat), ("/v1/responses", {"input": text}))
+            for judged in ({}, {"strategy": "best-of-n", "verifier": "self-evaluation"})
+            for stream in (False, True)
+        ),
+    ]:
+        assert client.post(path, body).status == 400, (path, body.keys())
     assert all(length <= longest for length in lengths)
     assert client.post("/tokenize", {"prompt": "x" * longest}).json["count"] == longest and max(lengths) == longest
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/solves"])
+def test_long_texts_are_never_tokenised_on_the_event_loop(waiting, endless, monkeypatch, path):
+    """Whoever asks for thought with one would keep everybody else waiting for that time."""
+    tokenizer, text = endless.loaded.tokenizer, "x" * LONG_PROMPT
+    real, loops = tokenizer.encode, []
+
+    def encode(read, *more, **named):
+        if len(read) >= LONG_PROMPT:
+            loops.append(asyncio._get_running_loop())
+        return real(read, *more, **named)
+
+    monkeypatch.setattr(tokenizer, "encode", encode)
+    said = {"messages": [{"role": "user", "content": text}]} if "chat" in path else {"input": text}
+    said = {"problem": text} if "solves" in path else said
+    options = {"strategy": "greedy", "budget": LONG_PROMPT + 200, "options": {"max_tokens": 2}}
+    told = waiting.post(path, {**said, "thinking": options})
+    assert told.status in (200, 202), told.body
+    if told.status == 202:
+        until(lambda: waiting.get(f"/v1/solves/{told.json['id']}").json["status"] == "done")
+    assert len(loops) >= 2 and set(loops) == {None}  # to see whether it fits, and to think about it
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings"])
@@ -264,6 +296,7 @@ def test_no_product_of_options_goes_round_the_budget(model):
 @pytest.mark.slow
 def test_no_option_of_any_strategy_at_its_extremes_is_a_fault_of_the_server(model):
     pairs = [(m.name, {k: x}) for m in STRATEGIES for k, v in m.options.items() for x in extremes(v)]
+    pairs += [(m.name, {"max_tokens": x}) for m in STRATEGIES for x in (1, MAX_LENGTH)]
     assert set(runs(model, pairs)) <= {400}
 
 
@@ -367,8 +400,9 @@ def test_no_code_of_a_client_is_run(client):
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": problem}]}),
         ("/v1/solves", {"problem": problem}),
     ):
-        told = client.post(route, {**body, "thinking": {"verifier": "code", "budget": 200}})
-        assert told.status == 400 and "runs what a client sends" in told.json["error"]["message"]
+        for verifier in ("code", "product(code)", "staged(step-oracle, mixture(exact, code))"):
+            told = client.post(route, {**body, "thinking": {"verifier": verifier, "budget": 200}})
+            assert told.status == 400 and "runs what a client sends" in told.json["error"]["message"]
 
 
 def test_a_session_of_a_megabyte_is_not_read(monkeypatch):

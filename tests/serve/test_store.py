@@ -42,6 +42,32 @@ def test_threads_do_not_end_each_others_transactions(address, tmp_path):
     database.close()
 
 
+@pytest.mark.parametrize("mask", [0o000, 0o022])
+def test_the_file_is_its_owners_alone(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        database = Database(f"sqlite:///{tmp_path}/state/jobs.db")
+        Store(database).add("me", "tiny", {"problem": "a secret"})
+        modes = {file.name: oct(file.stat().st_mode & 0o777) for file in (tmp_path / "state").iterdir()}
+        database.close()
+    finally:
+        os.umask(before)
+    assert {"jobs.db", "jobs.db-wal", "jobs.db-shm"} <= modes.keys() and set(modes.values()) == {"0o600"}
+
+
+def test_solves_that_are_over_go_oldest_first_and_others_stay(tmp_path):
+    store = Store(Database("sqlite://"), kept=2)
+    jobs = [store.add("me", "tiny", {"problem": str(number)}) for number in range(5)]
+    theirs = store.add("you", "tiny", {"problem": "x"})
+    for job in (jobs[3], jobs[0], jobs[2], theirs):
+        store.set(job.id, "done", {})
+    assert [job.id for job in store.recent("me", 9)] == [jobs[number].id for number in (4, 2, 1, 0)]
+    assert not store.remove(jobs[4].id, "me"), "it is not over"
+    assert not store.remove(jobs[2].id, "you") and store.remove(jobs[2].id, "me")
+    assert [job.id for job in store.recent("you", 9)] == [theirs.id]
+    store.close()
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request, tmp_path):
     if request.param == "sqlite":

@@ -78,6 +78,22 @@ def test_every_chunk_counts_what_was_used_so_far(client):
     assert {chunk["usage"]["prompt_tokens"] for chunk in chunks} == {whole["usage"]["prompt_tokens"]}
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize("more", [{}, {"n": 2}, {"stop": ["22\n", "never \x00"]}])
+def test_where_ends_are_ignored_every_token_has_a_chunk(client, model, path, more):
+    """Also those without text: the end token, which benchmarks have drawn past."""
+    asked = {"prompt": PROMPT} if path == "/v1/completions" else {"messages": CHAT}
+    [end] = model.loaded.tokenizer.eos_ids
+    options = {"logit_bias": {str(end): 3}, "ignore_eos": True, "max_tokens": 40, "seed": 1, **more}
+    stream = {"stream": True, "stream_options": {"include_usage": True}}
+    *chunks, last = client.post(path, {**asked, **options, **stream}).events
+    growing = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["finish_reason"] is None]
+    assert len(growing) == last["usage"]["completion_tokens"] > 0
+    texts = [choice["text"] if "text" in choice else choice["delta"]["content"] for choice in growing]
+    assert "" in texts, "no token was without text: this proves nothing"
+    assert len(chunks) - len(growing) == options.get("n", 1)
+
+
 def test_cached_tokens_are_those_that_were_not_computed(client, model):
     prompt = "compute 17 + 5 and compute 17 + 5 and compute 17 + 5 "
     count = len(model.loaded.tokenizer.encode(prompt))

@@ -1,5 +1,6 @@
 """Verifiers made of verifiers, against the formulas; and confidence against the model's own law."""
 
+import asyncio
 import math
 
 import numpy as np
@@ -13,8 +14,10 @@ from outthink.core.question import Question
 from outthink.core.sampling import Sampling, Until
 from outthink.lm.toy import ToyLM, random_law
 from outthink.reason.solve import TOP_LOGPROBS, think
-from outthink.verify.compose import Mixture, Product, Staged, Threshold
+from outthink.verify.checked import Checked
+from outthink.verify.compose import Mixture, Product, Staged, Threshold, for_steps
 from outthink.verify.confidence import Entropy, TokenConfidence
+from outthink.verify.likelihood import Likelihood
 
 QUESTION = Question("a", lambda text: text or None)
 
@@ -120,6 +123,65 @@ def test_mistakes_are_user_errors(make):
         make()
 
 
+class Whole(Fixed):
+    partial = False
+
+
+@pytest.mark.parametrize("checked", [False, True])
+async def test_parts_that_can_judge_steps_do_so_before_all_of_them_judge_the_line(checked):
+    """A product or mixture with an exact checker guides by its other parts, with their own powers and shares."""
+    on_the_way, finished = [Line("x")], [Line("y", ended=True)]
+
+    async def scored(whole):
+        judge = for_steps(Checked(whole) if checked else whole)
+        assert judge.partial
+        [before], [after] = [await judge.score(QUESTION, lines, Ledger()) for lines in (on_the_way, finished)]
+        return before, after
+
+    one, two, exact = Fixed(-1.0), Fixed(-3.0), Whole(-5.0)
+    assert await scored(Product(one, exact, powers=(2.0, 1.0))) == (-2.0, -7.0)
+    assert await scored(Product(exact, Product(two, exact), one)) == (-4.0, -14.0)
+    before, after = await scored(Mixture(one, two, exact, shares=(1, 3, 4)))
+    assert before == pytest.approx(math.log(0.25 * math.exp(-1) + 0.75 * math.exp(-3)))
+    assert after == pytest.approx(math.log(0.125 * math.exp(-1) + 0.375 * math.exp(-3) + 0.5 * math.exp(-5)))
+
+
+def test_where_no_part_can_judge_steps_the_likelihood_does():
+    for whole in (Whole(), Product(Whole(), Mixture(Whole())), Threshold(Whole()), Checked(Whole())):
+        judge = for_steps(whole)
+        assert isinstance(judge, Staged) and isinstance(judge.process, Likelihood)
+
+
+class Broken(Fixed):
+    """Raises once the others are at work."""
+
+    async def score(self, question, branches, ledger):
+        await asyncio.sleep(0)
+        raise CapabilityError("it broke")
+
+
+class Slow(Fixed):
+    """Never comes to an end by itself, and notes how it was ended."""
+
+    ended = None
+
+    async def score(self, question, branches, ledger):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            self.ended = "ended"
+        return []
+
+
+@pytest.mark.parametrize("kind", [Product, Mixture])
+async def test_no_part_is_left_at_work_when_another_raises(kind):
+    slow = Slow()
+    with pytest.raises(CapabilityError, match="it broke"):
+        await kind(slow, Broken()).score(QUESTION, [Line("x")], Ledger())
+    assert slow.ended == "ended"
+
+
 # ---- confidence ------------------------------------------------------------------------------------------------------
 
 
@@ -145,11 +207,31 @@ async def test_confidence_is_the_formula_over_the_whole_line():
         ledger = Ledger()
         got = await TokenConfidence().score(QUESTION, lines, ledger)
         each = [[-np.sort(law)[::-1][:top].mean() for law in laws(lm, line)] for line in lines]
-        assert got == pytest.approx([np.mean(values) for values in each], abs=1e-5)
+        assert got == pytest.approx([-math.log(top) / np.mean(values) for values in each], abs=1e-5)
         assert ledger.bill.verifier_calls == len(lines)
         got = await TokenConfidence(window=2).score(QUESTION, lines, Ledger())
         least = [min(np.mean(values[i : i + 2]) for i in range(len(values) - 1)) for values in each]
-        assert got == pytest.approx(least, abs=1e-5)
+        assert got == pytest.approx([-math.log(top) / value for value in least], abs=1e-5)
+
+
+async def test_confidence_guides_a_search():
+    """Every node has a value of its own, the surest the highest: -1 where all tokens are equally likely."""
+    asked = Question("ab", lambda text: text[-1:] or None)
+    lm = ToyLM(random_law(3, 4), "abc", Ledger(), Sampling(seed=2, top_logprobs=4), context=9)
+    found = await think(asked, lm, "mcts", "confidence", n=12, width=3, steps="tokens:2")
+    scores = [thought.value for thought in found.tree.walk() if thought.tokens and thought.value is not None]
+    assert len(scores) > 5
+    assert all(-1 <= score < 0 for score in scores)
+    assert len(set(scores)) > 5
+    flat = ToyLM(lambda prefix: np.zeros(4), "abc", Ledger(), Sampling(top_logprobs=4), context=9)
+    lines = await (await flat.root("ab")).extend(3, Until(4, ignore_eos=True))
+    assert await TokenConfidence().score(QUESTION, lines, Ledger()) == pytest.approx([-1.0] * 3)
+
+
+async def test_of_one_likely_token_there_is_no_confidence():
+    _, lines = await lines_of(1)
+    with pytest.raises(CapabilityError, match="top_logprobs=5"):
+        await TokenConfidence().score(QUESTION, lines, Ledger())
 
 
 async def test_entropy_is_exact_where_the_whole_law_is_known():

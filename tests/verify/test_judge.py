@@ -1,5 +1,6 @@
 """The model as its own judge, against probabilities computed by hand; and what judging costs and leaves behind."""
 
+import asyncio
 import math
 from itertools import combinations
 
@@ -243,3 +244,28 @@ def test_mistakes_are_told():
     assert PairwiseJudge.open(toy(), "4").rivals == 4
     with pytest.raises(CapabilityError, match="give the text"):
         PairwiseJudge(toy()).require(Question([1, 2], lambda text: None))
+
+
+class Watched:
+    """Branches that note whether they were still being scored after an error was told."""
+
+    def __init__(self, fails):
+        self.fails, self.at_work, self.finish = fails, False, None
+
+    async def aside(self, ledger):
+        self.at_work = True
+        try:
+            await asyncio.sleep(0)
+            if self.fails:
+                raise CapabilityError("it broke")
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            self.at_work = False
+
+
+async def test_no_line_is_still_asked_about_once_an_error_is_told():
+    lines = [Watched(False), Watched(True), Watched(False)]
+    with pytest.raises(CapabilityError, match="it broke"):
+        await WORDS.score(QUESTION, lines, Ledger())  # type: ignore[arg-type]
+    assert not any(line.at_work for line in lines)

@@ -13,7 +13,9 @@ from outthink.core.question import Question
 from outthink.core.sampling import Sampling, Until
 from outthink.lm.branch import BaseBranch
 from outthink.lm.joint import JointLM
+from outthink.lm.local import LONG_PROMPT
 from outthink.lm.toy import ToyLM, random_law
+from outthink.reason.solve import think
 from outthink.verify.compose import Staged, for_steps
 from outthink.verify.odds import EVEN, log_sigmoid
 from outthink.verify.reward import AGGREGATES, OutcomeReward, ProcessReward
@@ -250,6 +252,24 @@ async def test_a_line_that_outgrows_the_context_is_read_as_far_as_it_fits(tiny_m
         ProcessReward(reward).require(Question("x" * LONG, lambda text: None))
 
 
+async def test_a_long_problem_is_read_off_the_event_loop(tiny_model, reward, monkeypatch):
+    text, loops = "x" * LONG_PROMPT, []
+    real = type(reward.tokenizer).encode
+
+    def encode(tokenizer, read, *more, **named):
+        loops.append(asyncio._get_running_loop())
+        return real(tokenizer, read, *more, **named)
+
+    monkeypatch.setattr(type(reward.tokenizer), "encode", encode)
+    for work in (
+        think(Question(text, lambda text: None), tiny_model.session(), "best-of-n", ProcessReward(reward)),
+        reward.read(text, [], Ledger()),
+    ):
+        with pytest.raises(PromptError):
+            await work
+    assert len(loops) >= 2 and set(loops) == {None}
+
+
 async def test_a_closed_model_says_so(make_tiny_model):
     model = make_tiny_model()
     judge = make_reward(model.thread, model.loaded.tokenizer)
@@ -311,3 +331,25 @@ def test_mistakes_are_told():
         ProcessReward(Says(kind="outcome"))
     with pytest.raises(UserError, match="read once"):
         OutcomeReward(Says(kind="outcome"), "min")
+
+
+async def test_no_branch_is_still_read_once_an_error_is_told(tiny_model, reward, monkeypatch):
+    root, branches = await grow(tiny_model, widths=(2,))
+    at_work = set()
+
+    async def read(branch, pin, ledger):
+        at_work.add(branch)
+        try:
+            await asyncio.sleep(0)
+            if branch is branches[0]:
+                raise EngineError("it broke")
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            at_work.discard(branch)
+
+    monkeypatch.setattr(reward, "_read", read)
+    with pytest.raises(EngineError, match="it broke"):
+        await reward.read(PROMPT, branches, Ledger())
+    assert not at_work
+    await close([root, *branches])

@@ -1,6 +1,7 @@
 """z3 as a verifier: against the family's own checker and oracle, and against formulas of one's own."""
 
 import math
+import threading
 from fractions import Fraction
 
 import pytest
@@ -108,6 +109,22 @@ def test_what_z3_cannot_decide_in_time_is_neither_accepted_nor_ruled_out():
         "(assert (and (> x 1) (> y 1) (> z 1) (= (+ (* x x x) (* y y y)) (* z z z))))"
     )
     assert satisfiable(hard, 20) is None
+
+
+@pytest.mark.parametrize("strategy", ["sample-until-verified", "particle-filter"])
+async def test_the_formula_is_looked_at_once_and_beside_the_event_loop(monkeypatch, strategy):
+    """z3 takes seconds over some: nobody else waits for it."""
+    smt, looked = Smt("(declare-const n Int)(assert (= (* n n) 9))", lambda answer: {"n": answer.count("a")}), []
+
+    def spied(formula, timeout_ms):
+        if formula == smt.formula:
+            looked.append(threading.current_thread() is threading.main_thread())
+        return satisfiable(formula, timeout_ms)
+
+    monkeypatch.setattr("outthink.verify.smt.satisfiable", spied)
+    question = Question("a", lambda text: text or None, problem=smt)
+    await think(question, toy("ab", 9, seed=1), strategy, "z3", n=4)
+    assert looked == [False]
 
 
 async def test_it_is_what_a_strategy_stops_at():

@@ -18,6 +18,7 @@ from outthink.cli import (
     convert,
     demo,
     doctor,
+    evidence,
     generate,
     methods,
     quantize,
@@ -43,6 +44,8 @@ COMMANDS = (
     "quantize",
     "convert",
     "reward",
+    "twist",
+    "evidence",
     "bench",
     "doctor",
 )
@@ -140,6 +143,8 @@ app.command()(train.train)
 app.command()(quantize.quantize)
 app.command()(convert.convert)
 app.add_typer(reward.app, name="reward")
+app.command()(evidence.twist)
+app.command()(evidence.evidence)
 app.add_typer(bench.app, name="bench")
 app.command()(doctor.doctor)
 app.command()(demo.demo)

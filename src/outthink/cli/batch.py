@@ -18,7 +18,9 @@ from outthink.cli.options import (
     DeviceOption,
     DtypeOption,
     JsonOption,
+    KvOption,
     ModelOption,
+    ThreadsOption,
     WeightsOption,
     open_model,
 )
@@ -51,6 +53,8 @@ def batch(
     dtype: DtypeOption = "auto",
     backend: BackendOption = "auto",
     weights: WeightsOption = "auto",
+    kv: KvOption = "auto",
+    threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Answer a file of requests: chats, completions, embeddings and solves, as the server would.
@@ -75,7 +79,7 @@ def batch(
     )  # fmt: skip
     with closing(Results(output, beside, asked, resume)) as results:
         before, began = len(results.lines), time.monotonic()
-        with open_model(model, device, dtype, backend, weights=weights) as loaded:
+        with open_model(model, device, dtype, backend, None, weights, kv, threads) as loaded:
             stopped = _work(loaded, settings, asked, results)
         summary = {
             "rows": len(asked),

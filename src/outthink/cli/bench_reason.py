@@ -72,7 +72,7 @@ def reason(
     """
     from outthink.bench.reason.ground import run
     from outthink.bench.reason.plan import GroundConfig, ModelSource
-    from outthink.bench.reason.scale import strategies_named
+    from outthink.reason.scale import strategies_named
 
     config = GroundConfig(
         models=tuple(ModelSource.of(name) for name in split(models, "--models") or [default_model()]),
@@ -125,8 +125,8 @@ def small_vs_large(
     Each answer is on the disk as it comes: after ctrl-C or a kill the same command goes on where it ended.
     """
     from outthink.bench.reason.plan import ModelSource
-    from outthink.bench.reason.scale import strategies_named
     from outthink.bench.reason.versus import VersusConfig, run
+    from outthink.reason.scale import strategies_named
 
     config = VersusConfig(
         small=tuple(ModelSource.of(name) for name in split(small, "--small")),

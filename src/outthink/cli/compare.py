@@ -22,9 +22,13 @@ from outthink.cli.options import (
     DtypeOption,
     JsonOption,
     KeyOption,
+    KvOption,
     ModelOption,
     SeedOption,
+    ServerOption,
+    ThreadsOption,
     VerifierOption,
+    WeightsOption,
     open_anywhere,
 )
 from outthink.core.budget import Budget
@@ -32,7 +36,6 @@ from outthink.core.errors import OutthinkError, UserError
 from outthink.core.sampling import Sampling
 
 if TYPE_CHECKING:
-    from outthink.bench.reason.scale import Room
     from outthink.core.budget import Ledger
     from outthink.core.posterior import Posterior
     from outthink.core.question import Question
@@ -40,8 +43,6 @@ if TYPE_CHECKING:
     from outthink.lm.source import LanguageModel
 
 FAILURE, INTERRUPTED = 1, 130
-REPLY = 64  # tokens that a reply is taken to have, before any was seen
-LETTERS = 4  # of a token, where the tokenizer is not at hand
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,12 @@ def compare(
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "auto",
     backend: BackendOption = "auto",
+    weights: WeightsOption = "auto",
+    kv: KvOption = "auto",
+    threads: ThreadsOption = None,
     base_url: BaseUrlOption = None,
     api_key_env: KeyOption = None,
+    server: ServerOption = None,
     tree: Annotated[
         Path | None, typer.Option(help="A directory to write each strategy's tree of reasoning into, as a page.")
     ] = None,
@@ -92,7 +97,7 @@ def compare(
     that of a server. A strategy that fails says so in its row, and the exit code is 1. Ctrl-C ends the one at work with
     its best so far, and skips the rest.
     """
-    from outthink.bench.reason.scale import strategies_named
+    from outthink.reason.scale import strategies_named
     from outthink.verify import check_spec
 
     text, limits, sampling = read_text(problem, "problem"), Budget(budget), Sampling(temperature=temperature, seed=seed)
@@ -101,7 +106,7 @@ def compare(
         check_spec(verifier)
     if tree is not None and tree.exists() and not tree.is_dir():
         raise UserError(f"--tree {tree} is a file; name a directory.")
-    with open_anywhere(model, device, dtype, backend, base_url, api_key_env) as loaded:
+    with open_anywhere(model, device, dtype, backend, base_url, api_key_env, weights, kv, threads, server) as loaded:
         from outthink.reason.solve import ask
 
         question = ask(text, chat=loaded.chat)
@@ -129,15 +134,15 @@ def _run_all(
     facts: dict[str, Any],
 ) -> tuple[list[Outcome], bool]:
     """What every strategy came to, in their order, and whether ctrl-C cut that short."""
-    from outthink.bench.reason.scale import scale_of
     from outthink.cli.progress import watched
+    from outthink.reason.scale import Room, scale_of
 
     outcomes: list[Outcome] = []
     stopped = False
     for number, name in enumerate(names):
         scale = scale_of(name)
         judge = verifier if scale.verifier else None
-        options = {} if budget == Budget() else scale.options(_room(model, question, budget))
+        options = {} if budget == Budget() else scale.options(Room.before(model, question, budget))
         if stopped:
             outcomes.append(Outcome(name, judge, options))
             continue
@@ -147,18 +152,6 @@ def _run_all(
         stopped = progress.stopped
         outcomes.append(_with_page(outcome, question, tree, facts))
     return outcomes, stopped
-
-
-def _room(model: LanguageModel, question: Question, budget: Budget) -> Room:
-    """What ``budget`` pays for; at a server, whose tokens and FLOPs are not known before, roughly."""
-    from outthink.bench.reason.run import room_for
-    from outthink.bench.reason.scale import UNKNOWN_TOKENS, Room
-    from outthink.lm.model import Model
-
-    if isinstance(model, Model):
-        return room_for(model, budget, len(model.session().encode(question.prompt)) + REPLY)
-    text = question.prompt if isinstance(question.prompt, str) else str(question.prompt)
-    return Room(budget.tokens or UNKNOWN_TOKENS, len(text) / LETTERS + REPLY)
 
 
 def _session(model: LanguageModel, ledger: Ledger, sampling: Sampling, namespace: str) -> LM:
@@ -205,6 +198,11 @@ def _with_page(outcome: Outcome, question: Question, directory: Path | None, fac
     return replace(outcome, tree=page)
 
 
+def _gflops(found: Posterior) -> str:
+    """The FLOPs in billions; none where tokens were computed by a server, which does not say how many they took."""
+    return f"{found.cost.flops / 1e9:.3g}" if found.cost.flops or not found.cost.tokens else "-"
+
+
 def _print(outcomes: list[Outcome], question: Question, budget: Budget) -> None:
     from outthink.show.words import stop_words, verdict
 
@@ -225,7 +223,7 @@ def _print(outcomes: list[Outcome], question: Question, budget: Budget) -> None:
             Text(*marks[verdict(question, found.best)]),
             f"{found.confidence:.3g}" if found.best is not None else "",
             f"{found.cost.tokens:,}",
-            f"{found.cost.flops / 1e9:.3g}",
+            _gflops(found),
             f"{found.cost.seconds:.2f}",
             f"{found.cost.verifier_calls:,}",
             f"{found.attempts:,}",

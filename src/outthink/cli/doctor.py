@@ -6,18 +6,20 @@ import os
 import platform
 import shutil
 import sys
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.table import Table
 from rich.text import Text
 
 import outthink
 from outthink.cli.console import err, out, print_json
-from outthink.cli.options import JsonOption
+from outthink.cli.options import JsonOption, user_warnings
 
 OPTIONAL: Mapping[str, tuple[str, str]] = {
     "matplotlib": ("matplotlib", "pictures of measurements"),
@@ -26,14 +28,26 @@ OPTIONAL: Mapping[str, tuple[str, str]] = {
     "transformers": ("transformers", "the oracle of the tests"),
     "hypothesis": ("hypothesis", "property-based tests"),
 }
-CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
+CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 PLUGIN_GROUPS = ("outthink.strategies", "outthink.verifiers", "outthink.tasks")
 
 
-def doctor(json: JsonOption = False) -> None:
-    """Say what machine this is, which kernels are in use and why, and what is missing and how to get it."""
+# Memory for keys and values, of which a model that is only looked at needs little.
+_KV_GIB = 0.25
+
+
+def doctor(
+    model: Annotated[
+        str | None, typer.Argument(help="A model to open too: a directory, a hub id, or a bundled model's name.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Say what machine this is, which kernels are in use and why, and what is missing and how to get it.
+
+    With MODEL, also what that model is computed by, in which formats, and what could not be taken as it is stored.
+    """
     with err().status("looking"):
-        found = examine()
+        found = examine() if model is None else {model: examine_model(model), **examine()}
     if json:
         print_json(found)
         return
@@ -64,16 +78,38 @@ def examine() -> dict[str, dict[str, Any]]:
     }
 
 
+def examine_model(source: str) -> dict[str, Any]:
+    """What computes the model ``source`` on the CPU, found out by opening it. Raises what `outthink.load` raises."""
+    from outthink.kernels.cpu.backend import CpuBackend
+    from outthink.lm.model import open_backend, resolve
+
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", UserWarning)
+        loaded, backend = open_backend(resolve(source), "auto", "cpu", "auto", _KV_GIB)
+    rows = {"model": f"{loaded.config.model_type}, context {loaded.config.max_positions:,}, {loaded.source}"}
+    if isinstance(backend, CpuBackend):
+        megabytes = f"{backend.weight_bytes / 1e6:,.1f} MB"
+        rows |= {
+            "computed by": f"the compiled kernels for {backend.isa}, {backend.threads} threads",
+            "weights": f"{backend.weight_format}; a step reads {megabytes}",
+            "keys and values": backend.kv_format,
+        }
+    else:
+        rows |= {"computed by": "plain torch", "weights": loaded.config.dtype, "keys and values": loaded.config.dtype}
+    return rows | {"notes": user_warnings(warned)}
+
+
 def _machine() -> dict[str, Any]:
+    from outthink.kernels.cpu.extension import usable_cores
+
     info = _cpu_info()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     flags = set(info.get("flags", info.get("Features", "")).split())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": info.get("model name") or platform.processor() or platform.machine(),
         "instructions": [flag for flag in CPU_FLAGS if flag in flags],
-        "cores": f"{cores} usable of {os.cpu_count()}",
+        "cores": f"{usable_cores()} usable of {os.cpu_count()}",
         "memory": f"{memory / 2**30:.1f} GiB",
         "disk free here": f"{shutil.disk_usage('.').free / 2**30:.1f} GiB",
     }
@@ -108,16 +144,18 @@ def _why_no_cuda(built_for: str | None) -> str:
 def _kernels() -> dict[str, Any]:
     import torch
 
-    from outthink.kernels.cpu.extension import compiled
+    from outthink.kernels.cpu.extension import compiled, why_missing
 
     extension = compiled()
     if extension is None:
         cpu = (
-            "missing: models run on plain torch, several times slower. To get them, have a C++20 compiler and install "
-            "Outthink again: pip install --force-reinstall --no-deps outthink (or -e . in a clone)"
+            f"missing: models run on plain torch, several times slower. {why_missing()} With a C++20 compiler: "
+            "pip install --force-reinstall --no-deps outthink (or -e . in a clone)"
         )
     else:
-        cpu = f"compiled, for {', '.join(extension.usable_isas())}; in use for every model on the CPU that they cover"
+        best, *others = extension.usable_isas()
+        rest = f" ({', '.join(others)} usable too)" if others else ""
+        cpu = f"compiled; in use for every model on the CPU that they cover, with {best}{rest}"
     cuda = "plain torch, in use with --device cuda" if torch.cuda.is_available() else "not in use: no CUDA device"
     return {"cpu": cpu, "cuda": cuda}
 

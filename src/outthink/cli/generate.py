@@ -18,8 +18,11 @@ from outthink.cli.options import (
     DtypeOption,
     JsonOption,
     KeyOption,
+    KvOption,
     ModelOption,
     SeedOption,
+    ServerOption,
+    ThreadsOption,
     WeightsOption,
     open_anywhere,
 )
@@ -57,8 +60,11 @@ def generate(
     dtype: DtypeOption = "auto",
     backend: BackendOption = "auto",
     weights: WeightsOption = "auto",
+    kv: KvOption = "auto",
+    threads: ThreadsOption = None,
     base_url: BaseUrlOption = None,
     api_key_env: KeyOption = None,
+    server: ServerOption = None,
     json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The text alone.")] = False,
 ) -> None:
@@ -75,7 +81,7 @@ def generate(
     if chat or system is not None:
         turns = ([] if system is None else [("system", system)]) + [("user", content)]
         prompt = [{"role": role, "content": words} for role, words in turns]
-    with open_anywhere(model, device, dtype, backend, base_url, api_key_env, weights) as loaded:
+    with open_anywhere(model, device, dtype, backend, base_url, api_key_env, weights, kv, threads, server) as loaded:
         ledger = Ledger()
         stream = n == 1 and not json and logprobs is None
         with first_interrupt(ledger.cancel):

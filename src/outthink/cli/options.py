@@ -35,6 +35,15 @@ BaseUrlOption = Annotated[
 KeyOption = Annotated[
     str | None, typer.Option("--api-key-env", help="The environment variable that holds the server's key.")
 ]
+ServerOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--server",
+        help="NAME=VALUE, how the server at --base-url is treated; repeatable: concurrency, retries, "
+        "connect_timeout_s, read_timeout_s, total_timeout_s, backoff_s, max_backoff_s, max_bytes, context (positions), "
+        "parameters (from which FLOPs are told).",
+    ),
+]
 VerifierOption = Annotated[
     str | None,
     typer.Option(
@@ -55,6 +64,12 @@ BackendOption = Annotated[
 WeightsOption = Annotated[
     str, typer.Option(help="The format of the layers' weights: auto (as stored), int8, int4 (rounded on loading).")
 ]
+KvOption = Annotated[
+    str, typer.Option(help="The format of keys and values in the compiled kernels: auto, float32, bfloat16, int8.")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(help="Threads that compute on the CPU [default: one for each processor it may use]")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout and nothing else there.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]
 
@@ -66,6 +81,8 @@ def open_model(
     backend: str = "auto",
     limits: Limits | None = None,
     weights: str = "auto",
+    kv: str = "auto",
+    threads: int | None = None,
 ) -> Model:
     """Load a model and start its engine, with a spinner on the terminal; raises what `outthink.load` raises.
 
@@ -80,10 +97,17 @@ def open_model(
                 "No model is bundled with this installation: name one with --model, a directory in the Hugging Face "
                 "format or a hub id."
             )
-        loaded = load(source, device=device, dtype=dtype, backend=backend, limits=limits, weights=weights)
-    for message in dict.fromkeys(str(warning.message) for warning in warned if warning.category is UserWarning):
+        loaded = load(
+            source, dtype=dtype, device=device, backend=backend, limits=limits, weights=weights, kv=kv, threads=threads
+        )
+    for message in user_warnings(warned):
         err().print(Text(f"note: {message}", style="yellow"), soft_wrap=True)
     return loaded
+
+
+def user_warnings(warned: Iterable[warnings.WarningMessage]) -> list[str]:
+    """What recorded warnings tell the user, each once."""
+    return list(dict.fromkeys(str(warning.message) for warning in warned if warning.category is UserWarning))
 
 
 def open_anywhere(
@@ -94,6 +118,9 @@ def open_anywhere(
     base_url: str | None,
     api_key_env: str | None,
     weights: str = "auto",
+    kv: str = "auto",
+    threads: int | None = None,
+    server: list[str] | None = None,
 ) -> LanguageModel:
     """The model called ``source``: on the server at ``base_url`` where that is given, else loaded by `open_model`.
 
@@ -103,9 +130,12 @@ def open_anywhere(
     if base_url is None:
         if api_key_env is not None:
             raise UserError("--api-key-env is for servers: give --base-url too, or leave it out.")
-        return open_model(source, device, dtype, backend, weights=weights)
-    options = (("device", device, "cpu"), ("dtype", dtype, "auto"), ("backend", backend, "auto"))
-    for name, value, default in (*options, ("weights", weights, "auto")):
+        if server:
+            raise UserError("--server is for servers: give --base-url too, or leave it out.")
+        return open_model(source, device, dtype, backend, None, weights, kv, threads)
+    automatic = {"dtype": dtype, "backend": backend, "weights": weights, "kv": kv}
+    told = [("device", device, "cpu"), *((name, value, "auto") for name, value in automatic.items())]
+    for name, value, default in (*told, ("threads", threads, None)):
         if value != default:
             raise UserError(f"--{name} {value}: with --base-url the server decides that; leave it out.")
     key = None if api_key_env is None else os.environ.get(api_key_env)
@@ -114,7 +144,20 @@ def open_anywhere(
     with err().status(f"connecting to {base_url}"):
         from outthink.lm.remote import connect
 
-        return connect(base_url, source, api_key=key)
+        return connect(base_url, source, api_key=key, **_treatment(server or []))
+
+
+def _treatment(pairs: Iterable[str]) -> dict[str, Any]:
+    """What `outthink.connect` takes besides, of ``NAME=VALUE`` pairs. Raises UserError for one that it does not."""
+    from outthink.lm.remote.connection import Connection
+
+    settings = {name: each.default for name, each in Connection.__dataclass_fields__.items()}
+    defaults = {name: value for name, value in settings.items() if isinstance(value, int | float)}
+    told = read_settings(pairs, {**defaults, "parameters": 0.0, "context": 0})
+    if unknown := sorted(told.keys() - {*defaults, "parameters", "context"}):
+        known = ", ".join([*defaults, "context", "parameters"])
+        raise UserError(f"--server {unknown[0]}: there is no such option; there are {known}.")
+    return told
 
 
 def tell_faults(registry: Registry[Any]) -> None:

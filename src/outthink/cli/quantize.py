@@ -22,12 +22,22 @@ _LONGEST = 2048
 
 def quantize(
     model: Annotated[str, typer.Argument(help="A directory in the Hugging Face format, a hub id, or a bundled model.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory to write; what it held is replaced.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Directory to write, new or of an earlier run; by default MODEL-int4-g32 beside it."
+        ),
+    ] = None,
     bits: Annotated[int, typer.Option(help="8 or 4.")] = 4,
     group: Annotated[
         str | None, typer.Option(help="Inputs that share a scale: 32, 128 or channel. By default 32 for 4 bits.")
     ] = None,
-    method: Annotated[str, typer.Option(help="nearest, or by what runs through the layers: clip, gptq.")] = "gptq",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="nearest, or by what runs through the layers: clip, gptq. By default gptq, for 8 bits nearest."
+        ),
+    ] = None,
     calibration: Annotated[
         Path | None, typer.Option(help="A text such as the model will see; else problems of the training split.")
     ] = None,
@@ -37,25 +47,25 @@ def quantize(
 ) -> None:
     """Round a model's layers and write it as safetensors in the layout of compressed-tensors.
 
-    Embedding, norms and head stay as they are. The compiled kernels compute on what was written as it is.
+    Embedding, norms and head stay as they are. The compiled kernels compute on what was written as it is; but 8 bits in
+    groups they round again, to a scale for each output.
     """
     with err().status("starting"):
         from outthink.learn.quantize import Quantization
 
-    how = Quantization(bits, _group(group, bits), method)
+    usual = "nearest" if bits == 8 and calibration is None else "gptq"
+    how = Quantization(bits, _group(group, bits), method or usual)
     if documents < 1:
         raise UserError(f"--documents {documents} must be at least 1.")
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "config.json").is_file())):
-        raise UserError(f"{out} is there and holds no model; name a new directory.")
-    made = _quantize(model, out, how, calibration, documents, seed)
+    made = _quantize(model, _target(model, how) if out is None else out, how, calibration, documents, seed)
     if json:
         print_json(
-            {"directory": str(made.directory), "bits": bits, "group": how.group, "method": method, **_sizes(made)}
+            {"directory": str(made.directory), "bits": bits, "group": how.group, "method": how.method, **_sizes(made)}
         )
         return
     shown = table("model", "bits", "group", "method", "before", "after")
     sizes = [f"{value / 1e6:,.2f} MB" for value in _sizes(made).values()]
-    shown.add_row(str(made.directory), str(bits), str(how.group or CHANNEL), method, *sizes)
+    shown.add_row(str(made.directory), str(bits), str(how.group or CHANNEL), how.method, *sizes)
     results().print(shown)
 
 
@@ -64,6 +74,7 @@ def _quantize(model: str, out: Path, how: Quantization, text: Path | None, count
     from outthink.learn.calibrate import suite_documents, text_documents
     from outthink.lm.model import resolve
     from outthink.models.checkpoint import load_model
+    from outthink.quant.model_directory import check_target
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err(), transient=True) as progress:
@@ -74,6 +85,7 @@ def _quantize(model: str, out: Path, how: Quantization, text: Path | None, count
 
         source = resolve(model)
         loaded = load_model(source, expand=False)
+        check_target(out, loaded.source)
         longest = min(_LONGEST, loaded.config.max_positions)
         texts: list[list[int]] = []
         if how.method != "nearest" and text is not None:
@@ -82,6 +94,13 @@ def _quantize(model: str, out: Path, how: Quantization, text: Path | None, count
             show(0, count, "drawing problems")
             texts = suite_documents(loaded.tokenizer, "outthink-core", count, longest, seed)
         return learn.quantize(source, out, how, texts, show)
+
+
+def _target(model: str, how: Quantization) -> Path:
+    """Beside a directory; of a bundled model or a hub id, here."""
+    source = Path(model).resolve() if Path(model).is_dir() else Path.cwd() / model.rsplit("/", 1)[-1]
+    scales = CHANNEL if how.group is None else f"g{how.group}"
+    return source.parent / f"{source.name}-int{how.bits}-{scales}"
 
 
 def _group(group: str | None, bits: int) -> int | None:

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from outthink.cli.console import printable, table
-from outthink.show.words import confidence_words, stop_words, verdict
+from outthink.show.words import confidence_words, evidence_words, stop_words, verdict
 
 if TYPE_CHECKING:
     from outthink.core.posterior import Posterior
@@ -26,6 +26,8 @@ def print_report(console: Console, posterior: Posterior, question: Question, int
     console.print(_headline(posterior, verdict(question, posterior.best)))
     if posterior.best is not None:
         console.print(Text(f"confidence {posterior.confidence:.3g}: {confidence_words(posterior)}"))
+    if (evidence := evidence_words(posterior)) is not None:
+        console.print(Text(evidence, style="dim"))
     if (stopped := stop_words(posterior.stopped, interrupted)) is not None:
         console.print(Text(stopped, style="yellow"))
     if posterior.candidates:

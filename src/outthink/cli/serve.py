@@ -12,7 +12,15 @@ from typing import Annotated
 import typer
 
 from outthink.cli.console import err
-from outthink.cli.options import BackendOption, DeviceOption, DtypeOption, WeightsOption, open_model
+from outthink.cli.options import (
+    BackendOption,
+    DeviceOption,
+    DtypeOption,
+    KvOption,
+    ThreadsOption,
+    WeightsOption,
+    open_model,
+)
 from outthink.core.errors import EngineError, UserError
 
 ASKS, LIMITS, KEEPS = "Who may ask", "How much", "What is written down"
@@ -80,6 +88,8 @@ def serve(
     dtype: DtypeOption = "auto",
     backend: BackendOption = "auto",
     weights: WeightsOption = "auto",
+    kv: KvOption = "auto",
+    threads: ThreadsOption = None,
 ) -> None:
     """Serve a model: OpenAI's API, thinking by one more field, and a page to watch it at /."""
     try:
@@ -108,7 +118,7 @@ def serve(
     )
     set_up_logging(log_format, log_prompts)
     tracing = open_tracing(otel)
-    with open_model(model, device, dtype, backend, weights=weights) as loaded:
+    with open_model(model, device, dtype, backend, None, weights, kv, threads) as loaded:
         listener = _listen(host, port)
         app = make_app(loaded, config, tracing)
         shown = f"[{host}]" if ":" in host else host

@@ -19,8 +19,11 @@ from outthink.cli.options import (
     DtypeOption,
     JsonOption,
     KeyOption,
+    KvOption,
     ModelOption,
     SeedOption,
+    ServerOption,
+    ThreadsOption,
     VerifierOption,
     WeightsOption,
     open_anywhere,
@@ -55,8 +58,11 @@ def solve(
     dtype: DtypeOption = "auto",
     backend: BackendOption = "auto",
     weights: WeightsOption = "auto",
+    kv: KvOption = "auto",
+    threads: ThreadsOption = None,
     base_url: BaseUrlOption = None,
     api_key_env: KeyOption = None,
+    server: ServerOption = None,
     tree: Annotated[
         Path | None, typer.Option(help="Write the tree of reasoning to this file, as a page that stands alone.")
     ] = None,
@@ -82,17 +88,21 @@ def solve(
     with ExitStack() as models:
 
         def opened(source: str | None) -> LanguageModel:
-            return models.enter_context(open_anywhere(source, device, dtype, backend, base_url, api_key_env, weights))
+            return models.enter_context(
+                open_anywhere(source, device, dtype, backend, base_url, api_key_env, weights, kv, threads, server)
+            )
 
         loaded = opened(model)
         seconds = {name: opened(str(options[name])) for name in method.models if options.get(name) is not None}
         if is_expression(strategy):
             method = read_strategy(strategy, lambda source: opened(source).session())
         from outthink.cli.progress import watched
+        from outthink.reason.scale import spending
         from outthink.reason.solve import ask
         from outthink.reason.solve import solve as think_about
 
         question = ask(text, chat=loaded.chat)
+        options = spending(method, loaded, question, limits) | options
         with watched(f"{strategy}, {loaded.name}", show=not quiet) as progress, first_interrupt(progress.stop):
             posterior = think_about(
                 question,

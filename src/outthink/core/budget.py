@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from weakref import WeakSet
 
 from outthink.core.errors import BudgetError
+from outthink.core.turns import Turns
 
 MAX_PRIORITY = 16
 _SCALE = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15}
@@ -166,6 +167,20 @@ class Ledger:
         self._lock = threading.Lock()
         self._cancelled = False
         self._watchers: WeakSet[Settable] = WeakSet()
+        self._turns: Turns | None = None
+
+    def take_turns(self) -> None:
+        """Have engines on different threads spend this budget one at a time.
+
+        An engine asks what is left, computes, and then charges: two that ask at once would spend the same tokens.
+        """
+        whole = self.line[-1]
+        whole._turns = whole._turns or Turns()
+
+    @property
+    def turns(self) -> Turns | None:
+        """The turns in which engines spend the whole that this is a part of; None where there is no need of any."""
+        return self._turns if self._parent is None else self._parent.turns
 
     def charge(
         self,
@@ -281,6 +296,11 @@ class Ledger:
     def slice(self, budget: Budget) -> Ledger:
         """A ledger for part of the work, bounded by ``budget`` and by what is left here."""
         return Ledger(budget, clock=self._clock, parent=self)
+
+    def share(self, share: float) -> Budget:
+        """That ``share`` of what is left of every limit."""
+        left = {"tokens": self.tokens_left, "flops": self.flops_left, "seconds": self.seconds_left}
+        return Budget(**{unit: share * amount for unit, amount in left.items() if amount < math.inf})
 
     def for_verifier(self) -> Ledger:
         """A ledger on the same budget that notes all it is charged as spent on verifying."""

@@ -25,8 +25,10 @@ class Method:
     ``guarantee``: `lossless` (the output law is exactly the reference's), `unbiased` (the stated estimate has the right
     expectation at every sample size), `consistent` (right in the limit of samples), `bounded` (a stated error bound
     holds), `heuristic` (measured only). ``promise`` says of what. ``models`` names the options that are language models
-    beside the main one: `outthink.solve` opens those given by name, on the same bill. ``needs``: which of
-    `outthink.lm.needs.NEEDS` it asks of a language model.
+    beside the main one, without which it cannot run: `outthink.solve` opens those given by name, on the same bill.
+    ``needs``: which of `outthink.lm.needs.NEEDS` it asks of a language model. ``accepting``: it needs a verifier that
+    can accept a line. ``confidence``: the option, if there is one, that says how sure it must be to stop early, as a
+    probability; a greater one stops no earlier.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Method:
     run: Callable[..., Any]
     models: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    accepting: bool = False
+    confidence: str | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -89,9 +93,13 @@ def method(
     paper: str,
     models: tuple[str, ...] = (),
     needs: tuple[str, ...] = (),
+    accepting: bool = False,
+    confidence: str | None = None,
 ) -> Callable[[Callable[..., Any]], Method]:
     """Make a `Method` of the decorated function."""
-    return lambda run: Method(name, family, summary, guarantee, promise, paper, run, models, needs)
+    return lambda run: Method(
+        name, family, summary, guarantee, promise, paper, run, models, needs, accepting, confidence
+    )
 
 
 def check_method(name: str, found: Any) -> None:
@@ -109,6 +117,8 @@ def check_method(name: str, found: Any) -> None:
             f"its signature is {found.run.__name__}{inspect.signature(found.run)}; a strategy is an async function of "
             "(question, lm, verifier, ledger), and its options come after a * with defaults"
         )
+    if found.confidence is not None and found.confidence not in found.options:
+        raise PluginError(f"its confidence is called '{found.confidence}', and it has no option of that name")
 
 
 class Registry(Generic[T]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
 import numpy as np
@@ -52,9 +53,10 @@ class Ahead:
         growth: Growth,
         stats: Stats,
         interrupt: Interrupt,
+        observers: Seq[Callable[[], None]] = (),
     ) -> None:
         self._backend, self._decoder, self._scheduler = backend, decoder, scheduler
-        self._growth, self._stats, self._interrupt = growth, stats, interrupt
+        self._growth, self._stats, self._interrupt, self._observers = growth, stats, interrupt, observers
         self._reach = 8  # steps that pages are reserved for: about as many as a call has time for
         self._spelled = False
 
@@ -143,6 +145,8 @@ class Ahead:
                 sequence.mark(lease.length + count)
                 cache.commit(lease, sequence.tokens, count)
             cache.trim(lease)
+        for look in self._observers:  # before anything that has ended is let go
+            look()
         for ledger, (decodes, flops) in owed.items():
             ledger.charge(decoded=decodes, flops=flops)
         total = sum(counts)

@@ -10,6 +10,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Tokens
+from contextlib import ExitStack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,7 @@ class Engine:
         self.scheduler: Scheduler[Sequence] = scheduler or Scheduler(cache, limits or Limits())
         self.cache = self.scheduler.cache
         self.stats = Stats()
+        self.observers: list[Callable[[], None]] = []  # told when pages for new tokens are held, and none is freed yet
         self.alone = True  # whether no other engine waits for the thread; told by who steps it
         self._inbox: deque[Callable[[], None]] = deque()
         self._ready: list[Extend | Reading] = []
@@ -55,7 +57,7 @@ class Engine:
         self._interrupt = Interrupt()
         self.growth = Growth(backend, vocabulary, self.scheduler, self.stats, self._grown, self._fail_task)
         self._readings = Readings(self.scheduler, self.open_child, self.close, self._end)
-        decoder, parts = self.growth.decoder, (self.scheduler, self.growth, self.stats, self._interrupt)
+        decoder, parts = self.growth.decoder, (self.scheduler, self.growth, self.stats, self._interrupt, self.observers)
         self._ahead = None if decoder is None else Ahead(backend, decoder, *parts)
         self._broken: BaseException | None = None
 
@@ -64,12 +66,23 @@ class Engine:
     def step(self) -> bool:
         """Take what was asked, schedule, run, sample, settle. Returns whether there may be more to do.
 
-        Where all that is wanted is one token after another, several such steps at once: see `Ahead`.
+        Where all that is wanted is one token after another, several such steps at once: see `Ahead`. Where engines on
+        several threads spend one budget (`Ledger.take_turns`), they step one at a time.
         """
         self.step_inbox()
+        found = {ledger.turns for ledger in {task.ledger for task in self._tasks}} - {None}
+        if not found:
+            return self._step()
+        with ExitStack() as stack:
+            for turns in sorted(filter(None, found), key=lambda each: each.number):
+                stack.enter_context(turns)
+            return self._step(shared=True)
+
+    def _step(self, *, shared: bool = False) -> bool:
+        """Schedule, run, sample, settle; ``shared``: somebody else may be waiting for a turn."""
         for task in unpayable(self._tasks, self.cache):
             self._cut(task, "budget")
-        if self._ahead is not None and not self._ready and self._ahead.run(self.costs, one=not self.alone):
+        if self._ahead is not None and not self._ready and self._ahead.run(self.costs, one=shared or not self.alone):
             return self.busy
         slices = self.scheduler.schedule(Purse().allow)
         self.stats.steps += bool(slices)
@@ -77,6 +90,8 @@ class Engine:
             batch, first_rows = pack(slices)
             if (copies := page_copies(slices)) is not None:
                 self.backend.copy_pages(*copies)
+            for look in self.observers:
+                look()
             logits = self.backend.run(batch)
             bill(slices, self.costs, self.stats)
             self._fail_damaged(slices, logits, batch.logit_rows)

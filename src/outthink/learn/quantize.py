@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from outthink.core.errors import CheckpointError, UnknownNameError, UserError
@@ -22,6 +21,7 @@ from outthink.models.quantized import stored_layout
 from outthink.models.safetensors_files import find_tensors
 from outthink.quant.gptq import round_calibrated, round_clipped
 from outthink.quant.layouts import IntLayout, PackedLayout
+from outthink.quant.model_directory import check_target, save_weights, writing_model
 from outthink.quant.nearest import round_nearest
 from outthink.quant.scheme import write_scheme
 
@@ -67,12 +67,14 @@ def quantize(
     documents: Sequence[Sequence[int]] = (),
     progress: Progress = lambda *_: None,
 ) -> Quantized:
-    """Write the model of ``source`` with its layers rounded into ``target``, which is replaced as a whole.
+    """Write the model of ``source`` with its layers rounded into ``target``, replacing one that was written so before.
 
     Embedding, norms and head stay as they are. ``documents`` are token ids of texts such as the model will see;
-    rounding to nearest needs none. Raises CheckpointError where ``source`` is quantized already.
+    rounding to nearest needs none. Raises CheckpointError where ``source`` is quantized already, UserError where
+    ``target`` holds anything else (`check_target`), before anything is computed.
     """
     loaded = load_model(source, dtype="float32")
+    check_target(target, loaded.source)
     if stored_layout(loaded.source) is not None:
         raise CheckpointError(f"{loaded.source} is quantized already: start from the model that it was made from.")
     if how.method != "nearest" and not any(documents):
@@ -103,22 +105,14 @@ def code_layers(
 
 
 def write_model(source: Path, target: Path, coded: Mapping[str, CodedWeight], layout: PackedLayout | IntLayout) -> None:
-    """The model directory ``source`` with the weights ``coded`` in ``layout``, as ``target``, which is replaced."""
-    partial_dir = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial_dir, ignore_errors=True)
-    partial_dir.mkdir(parents=True)
-    try:
+    """The model directory ``source`` with the weights ``coded`` in ``layout``, as ``target``; see `writing_model`."""
+    with writing_model(target, source) as directory:
         for file in sorted(source.iterdir()):
             if file.is_file() and not file.name.endswith(_OTHER_WEIGHTS):
-                shutil.copyfile(file, partial_dir / file.name)
-        save_file(_tensors(source, coded, layout), partial_dir / "model.safetensors", metadata={"format": "pt"})
-        (partial_dir / "model.safetensors").chmod(0o644)  # the library makes it private
+                shutil.copyfile(file, directory / file.name)
+        save_weights(directory, _tensors(source, coded, layout))
         config = read_json(source / "config.json") | {"quantization_config": write_scheme(layout)}
-        (partial_dir / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        partial_dir.rename(target)
-    finally:
-        shutil.rmtree(partial_dir, ignore_errors=True)
+        (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
 def weight_bytes(directory: Path) -> int:

@@ -31,6 +31,8 @@ class JointLM:
         self.name = "+".join(lm.name for lm in lms)
         self.ledger, self.sampling, self.tree = first.ledger, first.sampling, first.tree
         self.lms = [first, *(lm.with_ledger(first.ledger) for lm in lms[1:])]
+        if len({id(thread) for lm in self.lms if (thread := getattr(lm, "thread", None)) is not None}) > 1:
+            first.ledger.take_turns()
 
     @property
     def offers(self) -> frozenset[str] | None:
@@ -93,6 +95,11 @@ class JointBranch:
     def full_text(self) -> str:
         """See `Branch.full_text`."""
         return self.text if self.parent is None else self.parent.full_text + self.text
+
+    @property
+    def namespace(self) -> str:
+        """Whose prefixes in the cache it may find: those that the author's may."""
+        return getattr(self._ways.written, "namespace", "")
 
     @property
     def unread(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any, ParamSpec, SupportsIndex
 
@@ -25,6 +25,7 @@ from outthink.lm.protocol import Branch, OnToken
 from outthink.models.tokenizer import Tokenizer
 
 P = ParamSpec("P")
+LONG_PROMPT = 4096  # characters from which a prompt takes a caller's event loop longer than a change of threads does
 
 
 class LocalLM:
@@ -63,7 +64,7 @@ class LocalLM:
 
     async def root(self, prompt: Prompt) -> LocalBranch:
         """See `LM.root`. Raises EngineError where the engine has stopped."""
-        tokens = self.encode(prompt)
+        tokens = await encoded_prompt(self.tokenizer, prompt)
         check_prompt(tokens, self.engine.max_positions, self.tokenizer.vocab_size)
         handle = await self._open(lambda: self.engine.open_root(tokens, self._namespace))
         return LocalBranch(self, None, self.tree.child(), mix(0, 0), handle, EnginePrompt(len(tokens), len(tokens)))
@@ -233,6 +234,16 @@ def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
         return [int(item) for item in prompt]  # type: ignore[arg-type]
     messages: list[Any] = list(prompt)
     return tokenizer.encode(tokenizer.render_chat(messages), add_special_tokens=False)
+
+
+async def encoded_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
+    """What `encode_prompt` returns; a long prompt is read in a thread, so that others on this event loop go on."""
+    size = len(prompt)
+    if not isinstance(prompt, str):
+        size += sum(len(text) for each in prompt if isinstance(each, Mapping) for text in map(str, each.values()))
+    if size < LONG_PROMPT:
+        return encode_prompt(tokenizer, prompt)
+    return await asyncio.to_thread(encode_prompt, tokenizer, prompt)
 
 
 def _record(thoughts: Sequence[Thought], child: EngineSequence) -> None:

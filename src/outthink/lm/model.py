@@ -34,6 +34,7 @@ BACKENDS = ("auto", "cpu", "reference")
 WEIGHTS = ("auto", "int8", "int4")
 KV_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 KV = ("auto", *KV_BYTES)
+MAX_THREADS = 1024
 PREFERENCE = ("outthink-m", "outthink-s")
 
 
@@ -89,6 +90,7 @@ def load(
     limits: Limits | None = None,
     weights: str = "auto",
     kv: str = "auto",
+    threads: int | None = None,
 ) -> Model:
     """Load a model and start its engine.
 
@@ -99,14 +101,16 @@ def load(
     paged KV cache (default: room for 64 sequences of full context, at most 2 GiB or a quarter of the machine's memory).
     ``weights``: ``auto`` (as stored: a quantized checkpoint is computed on its own codes where the backend can), or
     ``int8`` or ``int4``, to which the layers' weights are rounded to nearest on loading. ``kv`` is the format of keys
-    and values in the compiled kernels.
+    and values in the compiled kernels: ``float32``, ``bfloat16``, ``int8``, or ``auto``, float32 with float32 weights
+    and else bfloat16. ``threads`` compute on the CPU, by default one on each processor that this process may use; plain
+    torch has one number for the whole process, which is set.
     Raises CheckpointError and UserError as `outthink.models.checkpoint.load_model`.
     """
     directory = resolve_source(resolve(source))
     if (kind := read_config(directory).reward) is not None:
         short = {"process": "prm", "outcome": "orm"}[kind]
         raise CheckpointError(f"{directory} is a reward model: it judges lines, as --verifier {short}:{directory}.")
-    loaded, computed = open_backend(directory, dtype, device, backend, kv_gib, weights, kv)
+    loaded, computed = open_backend(directory, dtype, device, backend, kv_gib, weights, kv, threads)
     config = loaded.config
     costs = Costs(lambda start, count: prefill_flops(config, start, count), head_flops(config))
     engine = Engine(computed, loaded.tokenizer, costs, config.max_positions, limits)
@@ -136,6 +140,7 @@ def open_backend(
     kv_gib: float | None,
     weights: str = "auto",
     kv: str = "auto",
+    threads: int | None = None,
 ) -> tuple[LoadedModel | OpenedModel, Backend]:
     """The model and the backend that computes it; see `load`.
 
@@ -144,21 +149,23 @@ def open_backend(
     for kind, name, known in (("backend", backend, BACKENDS), ("weights", weights, WEIGHTS), ("kv", kv, KV)):
         if name not in known:
             raise UnknownNameError(kind, name, known)
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise UserError(f"threads={threads}: from 1 to {MAX_THREADS:,} threads can compute.")
     if backend == "cpu" and device != "cpu":
         raise UserError(f"The backend 'cpu' runs on the CPU, not on {device!r}; leave one of the two out.")
     if backend == "reference" or device != "cpu":
-        return _reference(source, dtype, device, kv_gib, weights, kv)
+        return _reference(source, dtype, device, kv_gib, weights, kv, threads)
     # Packed straight from the files, and without torch, which takes longer to import than all the rest.
     opened = open_model(source, dtype)
     reason = why_not(opened.config)
     if reason is None or backend == "cpu":
-        return _compiled(opened, dtype, kv_gib, weights, kv)
+        return _compiled(opened, dtype, kv_gib, weights, kv, threads)
     warnings.warn(f"{reason} Running on plain torch, which is several times slower.", stacklevel=3)
-    return _reference(source, dtype, device, kv_gib, weights, kv)
+    return _reference(source, dtype, device, kv_gib, weights, kv, threads)
 
 
 def _compiled(
-    opened: OpenedModel, dtype: str, kv_gib: float | None, weights: str, kv: str
+    opened: OpenedModel, dtype: str, kv_gib: float | None, weights: str, kv: str, threads: int | None
 ) -> tuple[OpenedModel, Backend]:
     plain = "bfloat16" if opened.config.dtype == "bfloat16" else "float32"
     opened = replace(opened, config=replace(opened.config, dtype=plain))
@@ -167,7 +174,7 @@ def _compiled(
         kv_format = kv if kv != "auto" else "float32" if weight_format == "float32" else "bfloat16"
         pages = num_pages(opened.config, KV_BYTES[kv_format], kv_gib)
         options = {"weight_format": weight_format, "group": group, "kv_format": kv_format}
-        return opened, CpuBackend(opened, pages, tensors=tensors, **options)
+        return opened, CpuBackend(opened, pages, threads=threads, tensors=tensors, **options)
 
     rounded = plain if weights == "auto" else weights
     if not opened.quantized:
@@ -177,6 +184,14 @@ def _compiled(
 
     if weights == dtype == "auto" and (layout := stored_layout(opened.source)) is not None:
         chosen = coded_format(opened.config, layout.bits, layout.group)
+        if chosen is None and layout.bits == 8 and opened.all_coded:
+            warnings.warn(
+                f"The CPU kernels take 8-bit codes with one scale to an output, and here {layout.group} inputs share "
+                "one: the weights are rounded again to int8. dtype float32 computes them as they are stored.",
+                stacklevel=4,
+            )
+            whole = replace(opened, config=replace(opened.config, dtype="float32"))
+            return make("int8", 32, StoredWeights(whole))
         try:
             if chosen is None:
                 groups = f"groups of {layout.group}" if layout.group else "whole channels"
@@ -190,7 +205,7 @@ def _compiled(
 
 
 def _reference(
-    source: str | Path, dtype: str, device: str, kv_gib: float | None, weights: str, kv: str
+    source: str | Path, dtype: str, device: str, kv_gib: float | None, weights: str, kv: str, threads: int | None
 ) -> tuple[LoadedModel, Backend]:
     import torch
 
@@ -198,6 +213,8 @@ def _reference(
     from outthink.models.checkpoint import load_model
     from outthink.models.quantized import round_layers
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     loaded = load_model(source, dtype=dtype, device=device)
     if kv not in ("auto", loaded.config.dtype):
         raise UserError(f"kv={kv!r}: the reference backend keeps keys and values in the dtype of the weights.")

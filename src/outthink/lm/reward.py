@@ -16,13 +16,14 @@ from weakref import WeakKeyDictionary
 from outthink.core.budget import Ledger
 from outthink.core.question import Prompt
 from outthink.core.thought import Thought
+from outthink.core.together import together
 from outthink.engine.checks import check_prompt
 from outthink.engine.engine import Costs, Engine
 from outthink.engine.sequence import Judge
 from outthink.engine.sequence import Prompt as EnginePrompt
 from outthink.engine.thread import EngineThread
 from outthink.lm.handle import Handle, open_handle
-from outthink.lm.local import encode_prompt
+from outthink.lm.local import encode_prompt, encoded_prompt
 from outthink.lm.model import open_backend
 from outthink.lm.protocol import Branch
 from outthink.models.flops import head_flops, prefill_flops
@@ -81,9 +82,7 @@ class RewardModel:
 
     def check(self, prompt: Prompt) -> list[int]:
         """The token ids of a prompt; PromptError where it is empty or does not fit."""
-        tokens = encode_prompt(self.tokenizer, prompt)
-        check_prompt(tokens, self.engine.max_positions, self.tokenizer.vocab_size)
-        return tokens
+        return self._checked(encode_prompt(self.tokenizer, prompt))
 
     async def read(self, prompt: Prompt, branches: Sequence[Branch], ledger: Ledger) -> list[list[float]]:
         """What the model says of each branch as a solution of ``prompt``: its logits after every whole step of the
@@ -94,10 +93,10 @@ class RewardModel:
         read before costs nothing. All else is charged to ``ledger`` as the verifier's. Pages are kept until the branch
         and all below it are closed. Raises PromptError, and EngineError where the engine has stopped.
         """
-        tokens, paying = self.check(prompt), ledger.for_verifier()
+        tokens, paying = self._checked(await encoded_prompt(self.tokenizer, prompt)), ledger.for_verifier()
         pin = await self._open_root(tokens, getattr(branches[0], "namespace", "") if branches else "")
         try:
-            return list(await asyncio.gather(*(self._read(branch, pin, paying) for branch in branches)))
+            return await together(self._read(branch, pin, paying) for branch in branches)
         finally:
             assert pin.handle is not None
             pin.handle.close()
@@ -105,6 +104,10 @@ class RewardModel:
     def close(self) -> None:
         """Stop the thread, and with it every engine on it; requests in flight end with an EngineError."""
         self.thread.close()
+
+    def _checked(self, tokens: list[int]) -> list[int]:
+        check_prompt(tokens, self.engine.max_positions, self.tokenizer.vocab_size)
+        return tokens
 
     async def _read(self, branch: Branch, pin: _Twin, ledger: Ledger) -> list[float]:
         path: list[Branch] = [branch]
@@ -186,7 +189,8 @@ def load_reward(
 
     def join() -> RewardModel:
         device = str(getattr(beside.engine.backend, "device", "cpu"))
-        loaded, engine = _open(directory, device, limits, backend)
+        threads = getattr(beside.engine.backend, "threads", None)
+        loaded, engine = _open(directory, device, limits, backend, threads)
         beside.add(engine)
         return RewardModel(loaded, beside, engine)
 
@@ -194,9 +198,9 @@ def load_reward(
 
 
 def _open(
-    directory: Path, device: str, limits: Limits | None, backend: str
+    directory: Path, device: str, limits: Limits | None, backend: str, threads: int | None = None
 ) -> tuple[LoadedModel | OpenedModel, Engine]:
-    loaded, computed = open_backend(directory, "auto", device, backend, None)
+    loaded, computed = open_backend(directory, "auto", device, backend, None, threads=threads)
     config = loaded.config
     costs = Costs(lambda start, count: prefill_flops(config, start, count), head_flops(config))
     return loaded, Engine(computed, loaded.tokenizer, costs, config.max_positions, limits)

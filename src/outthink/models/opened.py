@@ -53,6 +53,12 @@ class OpenedModel:
         """Whether any weight is stored in codes."""
         return not all(isinstance(tensor, StoredTensor) for tensor in self.stored.values())
 
+    @property
+    def all_coded(self) -> bool:
+        """Whether every matrix of the layers is stored in codes."""
+        layers = [tensor for name, tensor in self.stored.items() if ".layers." in name and len(tensor.shape) == 2]
+        return not any(isinstance(tensor, StoredTensor) for tensor in layers)
+
 
 class MappedWeights(Mapping[str, NDArray[Any]]):
     """The tensors of a model that is not quantized, by name, each mapped anew when it is asked for.

@@ -11,11 +11,13 @@ import numpy as np
 from outthink.core.errors import UserError
 from outthink.posterior.resampling import log_mean_exp
 
+ROUNDING = 1e-9  # nats: by less than that, equal runs differ too
+
 
 @dataclass(frozen=True)
 class Evidence:
-    """``log_z`` in nats; ``se`` its standard error, None where fewer than two runs are there to tell; ``runs``: how
-    many independent ones there were.
+    """``log_z`` in nats; ``se`` its standard error, None where fewer than two runs, or two different ones, are there to
+    tell; ``runs``: how many independent ones there were.
     """
 
     log_z: float
@@ -38,7 +40,8 @@ def pool(log_z: Sequence[float], sizes: Sequence[int]) -> Evidence:
     The mean of unbiased estimates is unbiased. Its standard error is taken from the spread *between* runs, which holds
     whatever happens within one: resampling makes the particles of a run depend on each other, so that formulas over one
     run's weights are too small, and exactly 0 where systematic resampling leaves equal weights. On the log scale it is
-    the relative error, by the delta method. Raises UserError for no runs.
+    the relative error, by the delta method. Runs that are all equal, as where none met what is rare, say nothing of it:
+    they do not make it 0. Raises UserError for no runs.
     """
     if len(log_z) != len(sizes) or not log_z:
         raise UserError(f"{len(log_z)} estimates and {len(sizes)} sizes: there must be one size for each, and one run.")
@@ -48,12 +51,15 @@ def pool(log_z: Sequence[float], sizes: Sequence[int]) -> Evidence:
     if runs < 2 or total == -math.inf:
         return Evidence(total, None, runs)
     relative = shares * (np.exp(np.asarray(log_z) - total) - 1.0)
-    return Evidence(total, math.sqrt(float(np.square(relative).sum()) * runs / (runs - 1)), runs)
+    se = math.sqrt(float(np.square(relative).sum()) * runs / (runs - 1))
+    return Evidence(total, se if se > ROUNDING else None, runs)
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Two-sided bounds on log Z that hold in expectation, in nats, each with its standard error over ``runs`` runs.
+    """Two-sided bounds on log Z that hold in expectation, in nats, each with its standard error.
+
+    The lower one is a mean over ``runs`` runs, the upper one over as many as there were ``exact`` draws for.
 
     ``gap`` bounds the sum of the two Kullback-Leibler divergences between what the sampler draws and its target (Zhao
     et al. 2024, arXiv:2404.17546, section 5).
@@ -64,6 +70,7 @@ class Bounds:
     upper: float
     upper_se: float | None
     runs: int
+    exact: int = 0
 
     @property
     def gap(self) -> float:

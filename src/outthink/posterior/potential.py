@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Prefix:
     whole: bool = False
 
 
+@runtime_checkable
 class Potential(Protocol):
     """A factor on prefixes. On whole lines it is the target: lines weigh p(line) exp(log_potential(line)).
 
@@ -29,11 +30,14 @@ class Potential(Protocol):
         ...
 
 
+@runtime_checkable
 class Twist(Protocol):
     """A forecast of a potential: what an unfinished prefix is worth, and what its next token should be.
 
     (Zhao et al. 2024, Probabilistic Inference in Language Models via Twisted Sequential Monte Carlo, arXiv:2404.17546.)
-    The best possible twist is the log of the expected potential of a line that begins with the prefix.
+    The best possible twist is the log of the expected potential of a line that begins with the prefix. Any other is as
+    right in the limit. One that needs less of the model than token ids and biases on them says so in ``needs``, a tuple
+    of `outthink.lm.needs.NEEDS`.
     """
 
     def log_twist(self, prefix: Prefix) -> float:

@@ -74,7 +74,9 @@ class Resampling:
         return weights / total if (total := weights.sum()) > 0 else self.prior
 
     def gain_of_next(self, rejected: int) -> float:
-        """The expected gain of one more line: it falls with every rejection, so that below 0 it is time to stop."""
+        """The expected gain of one more line. Where the checker accepts right lines at least as often as wrong ones it
+        falls with every rejection, so that below 0 it is time to stop; else rejections speak for the lines.
+        """
         hit, fooled = self._rates(rejected)
         return hit - self.wrong_cost * fooled - self.line_cost
 
@@ -84,8 +86,16 @@ class Resampling:
         return hit / (hit + fooled) if hit + fooled > 0 else 0.0
 
     def best_number(self, most: int = 10_000) -> int:
-        """The number of lines after which to give up; ``most`` where more are always worth it."""
-        return next((k for k in range(most) if self.gain_of_next(k) <= 0), most)
+        """The number of lines, of at most ``most``, after which to give up: `value` is highest there."""
+        if self.accepts_right >= self.accepts_wrong:
+            return next((k for k in range(most) if self.gain_of_next(k) <= 0), most)
+        best, value, highest, reached = 0, 0.0, 0.0, self.prior
+        for number in range(1, most + 1):
+            value += float(reached @ self._per_line)
+            reached = reached * (1 - self._accepted)
+            if value > highest:
+                best, highest = number, value
+        return best
 
     def accuracy(self, tries: int) -> float:
         """The share of problems answered rightly with at most ``tries`` lines."""
@@ -93,14 +103,19 @@ class Resampling:
 
     def value(self, tries: int) -> float:
         """The expected gain less costs of giving up after ``tries`` lines."""
-        per_line = self.right * self.accepts_right - self.wrong_cost * (1 - self.right) * self.accepts_wrong
-        return float(self.prior @ ((per_line - self.line_cost) * self._geometric(tries)))
+        return float(self.prior @ (self._per_line * self._geometric(tries)))
 
     @property
     def ceiling(self) -> float:
         """The accuracy that no number of lines exceeds: below 1 wherever the checker can be fooled."""
         hit = self.right * self.accepts_right
         return float(self.prior @ np.divide(hit, self._accepted, out=np.zeros_like(hit), where=self._accepted > 0))
+
+    @property
+    def _per_line(self) -> NDArray[np.float64]:
+        """The expected gain of one line by the share of right ones."""
+        gain = self.right * self.accepts_right - self.wrong_cost * (1 - self.right) * self.accepts_wrong
+        return gain - self.line_cost
 
     @property
     def _accepted(self) -> NDArray[np.float64]:

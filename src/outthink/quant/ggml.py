@@ -2,7 +2,8 @@
 
 A Q8_0 block is a float16 scale and 32 signed bytes. A Q4_0 block is a float16 scale and 16 bytes: byte i holds the
 codes, plus 8, of elements i (low half) and i + 16 (high half). Source: ggml's ``ggml-common.h`` and the reference
-routines of ``ggml-quants.c``, whose rounding this repeats bit for bit.
+routines of ``ggml-quants.c``, whose rounding this repeats bit for bit. Q4_1 and Q6_K, which llama.cpp puts into Q4_0
+files, are only read: `ggml_read`.
 """
 
 from __future__ import annotations
@@ -22,19 +23,25 @@ LARGEST_FLOAT16 = 65504.0
 
 @dataclass(frozen=True)
 class TensorType:
-    """One of GGML's types. ``block_bytes`` are the bytes of ``block`` elements, ``file_type`` marks files of it."""
+    """One of GGML's types. ``block_bytes`` are the bytes of ``block`` elements."""
 
     name: str
     number: int
-    file_type: int
     block: int
     block_bytes: int
-    encode: Callable[[Floats], Bytes]
     decode: Callable[[Bytes], Floats]
 
     def num_bytes(self, elements: int) -> int:
         """Bytes of so many elements, a multiple of ``block``."""
         return elements // self.block * self.block_bytes
+
+
+@dataclass(frozen=True)
+class WrittenType(TensorType):
+    """A type that is written too. ``file_type`` marks files of it."""
+
+    encode: Callable[[Floats], Bytes]
+    file_type: int
 
 
 def encode_q8_0(values: Floats) -> Bytes:
@@ -130,11 +137,10 @@ def _float16_bytes(scale: NDArray[np.floating]) -> Bytes:
 TYPES = {
     kind.name: kind
     for kind in (
-        TensorType("F32", 0, 0, 1, 4, _encode_f32, _decode_f32),
-        TensorType("F16", 1, 1, 1, 2, _encode_f16, _decode_f16),
-        TensorType("BF16", 30, 32, 1, 2, encode_bf16, decode_bf16),
-        TensorType("Q8_0", 8, 7, BLOCK, 2 + BLOCK, encode_q8_0, decode_q8_0),
-        TensorType("Q4_0", 2, 2, BLOCK, 2 + BLOCK // 2, encode_q4_0, decode_q4_0),
+        WrittenType("F32", 0, 1, 4, _decode_f32, _encode_f32, 0),
+        WrittenType("F16", 1, 1, 2, _decode_f16, _encode_f16, 1),
+        WrittenType("BF16", 30, 1, 2, decode_bf16, encode_bf16, 32),
+        WrittenType("Q8_0", 8, BLOCK, 2 + BLOCK, decode_q8_0, encode_q8_0, 7),
+        WrittenType("Q4_0", 2, BLOCK, 2 + BLOCK // 2, decode_q4_0, encode_q4_0, 2),
     )
 }
-BY_NUMBER = {kind.number: kind for kind in TYPES.values()}

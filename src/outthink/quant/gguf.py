@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from outthink.core.errors import CheckpointError, UnknownNameError
-from outthink.quant.ggml import BLOCK, LARGEST_FLOAT16, TYPES, TensorType
+from outthink.quant.ggml import BLOCK, LARGEST_FLOAT16, TYPES, WrittenType
 from outthink.quant.gguf_file import Entry, write_file
 from outthink.quant.gguf_tokenizer import TOKENIZER_JSON, tokenizer_metadata
 from outthink.quant.llama3_rope import ROPE_FACTORS, factors_of
@@ -109,7 +109,7 @@ def _rope_factors(config: Mapping[str, Any]) -> Iterator[Entry]:
         yield Entry(ROPE_FACTORS, TYPES["F32"], factors_of(rope, theta, head_dim))
 
 
-def _kind_of(name: str, values: NDArray[np.float32], kind: str, directory: Path) -> TensorType:
+def _kind_of(name: str, values: NDArray[np.float32], kind: str, directory: Path) -> WrittenType:
     if values.ndim == 1:
         return TYPES["F32"]
     if kind == "q4_0" and name in ("token_embd.weight", "output.weight"):
@@ -126,7 +126,7 @@ def _kind_of(name: str, values: NDArray[np.float32], kind: str, directory: Path)
     return chosen
 
 
-def _model_metadata(config: Mapping[str, Any], directory: Path, kind: TensorType) -> dict[str, Any]:
+def _model_metadata(config: Mapping[str, Any], directory: Path, kind: WrittenType) -> dict[str, Any]:
     family = config.get("model_type")
     if family not in ARCHITECTURES:
         raise CheckpointError(f"{directory}: GGUF export knows {', '.join(ARCHITECTURES)}, not {family!r}.")

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outthink.core.errors import CheckpointError
-from outthink.quant.ggml import BY_NUMBER, TYPES, TensorType
+from outthink.quant.ggml import TensorType, WrittenType
+from outthink.quant.ggml_read import BY_NUMBER
 
 MAGIC, VERSIONS, VERSION = b"GGUF", (2, 3), 3
 ALIGNMENT = 32
@@ -57,7 +58,7 @@ class Entry:
     """A tensor to write: its bytes are ``kind.encode(values)``, made when they are written."""
 
     name: str
-    kind: TensorType
+    kind: WrittenType
     values: NDArray[np.float32]
 
 
@@ -86,7 +87,7 @@ def read_file(file: Path) -> GgufFile:
     """The metadata and tensors of a GGUF file, which stays mapped as long as its tensors are used.
 
     Raises CheckpointError, naming the tensor or key, for a file that is truncated or malformed, and for tensor types
-    other than F32, F16, BF16, Q8_0 and Q4_0.
+    other than F32, F16, BF16, Q8_0, Q4_0, Q4_1 and Q6_K.
     """
     try:
         with file.open("rb") as stream:
@@ -143,7 +144,7 @@ def _read_info(reader: _Reader) -> tuple[str, TensorType, tuple[int, ...], int]:
     number = reader.scalar("I", f"the type of tensor {name!r}")
     kind = BY_NUMBER.get(number)
     if kind is None:
-        known = ", ".join(TYPES)
+        known = ", ".join(kind.name for kind in BY_NUMBER.values())
         raise reader.error(
             f"the tensor {name!r} has GGML's type {number}; known: {known}. Requantize it to one of them"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor
 
 from outthink.core.errors import CheckpointError
@@ -22,6 +22,7 @@ from outthink.quant.gguf_file import GgufFile, GgufTensor, read_file
 from outthink.quant.gguf_tokenizer import read_tokenizer
 from outthink.quant.layouts import IntLayout, PackedLayout
 from outthink.quant.llama3_rope import ROPE_FACTORS, parameters_of
+from outthink.quant.model_directory import check_target, save_weights, writing_model
 from outthink.quant.scheme import write_scheme
 
 _MODULES = {short: name for name, short in TOP.items()}
@@ -42,14 +43,16 @@ _MOST = 1 << 31
 
 
 def convert_gguf(file: str | Path, target: Path, tokenizer: str | Path | None = None) -> Path:
-    """Write the model in a GGUF file as the directory ``target``, which is replaced, and return that.
+    """Write the model in a GGUF file as the directory ``target``, replacing one that was written so, and return that.
 
     F32, F16 and BF16 tensors stay as they are. Where all matrices of the layers are Q4_0, or all Q8_0, they are written
-    with their codes and scales; other Q4_0 and Q8_0 tensors become float32, which holds them exactly. The tokenizer is
-    the file's, or that of the directory ``tokenizer``.
-    Raises CheckpointError for what is malformed, unknown, or would be computed differently.
+    with their codes and scales; other quantized tensors become the float32 values that ggml makes of them, with a
+    warning where they are layers. The tokenizer is the file's, or that of the directory ``tokenizer``.
+    Raises CheckpointError for what is malformed, unknown, or would be computed differently, and UserError where
+    ``target`` holds anything else (`check_target`).
     """
     path = Path(file)
+    check_target(target)
     found = read_file(path)
     keys = _Keys(found.metadata, str(path))
     config = _config(found, keys)
@@ -57,18 +60,11 @@ def convert_gguf(file: str | Path, target: Path, tokenizer: str | Path | None = 
     tensors = dict(_tensors(found, config, keys, layout))
     if layout is not None:
         config["quantization_config"] = write_scheme(layout)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        _write_tokenizer(partial, found.metadata, config, Path(tokenizer) if tokenizer is not None else None, str(path))
-        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-        save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
-        (partial / "model.safetensors").chmod(0o644)  # the library makes it private
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with writing_model(target) as directory:
+        source = Path(tokenizer) if tokenizer is not None else None
+        _write_tokenizer(directory, found.metadata, config, source, str(path))
+        (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        save_weights(directory, tensors)
     return target
 
 
@@ -165,8 +161,13 @@ def _layout(found: GgufFile) -> PackedLayout | IntLayout | None:
             return PackedLayout(4, BLOCK)
         case ["Q8_0"]:
             return IntLayout(8, BLOCK)
-        case _:
-            return None
+        case _ if quantized := sorted(kinds - {"F32", "F16", "BF16"}):
+            warnings.warn(
+                f"Layers of the types {', '.join(sorted(kinds))} do not keep their codes: {', '.join(quantized)} "
+                "become float32. Compute them with --weights int4 or int8, or requantize to Q4_0 or Q8_0 alone.",
+                stacklevel=3,
+            )
+    return None
 
 
 def _dtype(found: GgufFile) -> str:

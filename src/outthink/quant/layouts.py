@@ -117,11 +117,23 @@ class IntLayout:
     def decode(self, parts: Mapping[str, Tensor], shape: tuple[int, int]) -> CodedWeight | Tensor:
         """See `Layout.decode`."""
         zeros = None if self.symmetric else parts["weight_zero_point"]
+        self._check_range("codes", parts["weight"])
+        if zeros is not None:
+            self._check_range("zero points", zeros)
         return _grouped(parts["weight"], parts["weight_scale"], zeros, self.bits, self.group, parts.get("weight_g_idx"))
 
     def encode(self, weight: CodedWeight) -> dict[str, Tensor]:
         """The tensors of a symmetric weight."""
         return {"weight": weight.codes, "weight_scale": weight.scales.contiguous()}
+
+    def _check_range(self, what: str, numbers: Tensor) -> None:
+        # Whole bytes can hold what so few bits cannot.
+        half = 1 << (self.bits - 1)
+        if not numbers.numel():
+            return
+        least, most = int(numbers.min()), int(numbers.max())
+        if least < -half or most >= half:
+            raise CheckpointError(f"{what} from {least} to {most} are not numbers of {self.bits} bits")
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from outthink.verify import Verifier
     "1 - settled, under a uniform prior on the share of the two",
     paper="Aggarwal et al. 2023, Let's Sample Step by Step: Adaptive-Consistency for Efficient Reasoning and Coding "
     "with LLMs, arXiv:2305.11860",
+    confidence="settled",
 )
 async def adaptive_vote(
     question: Question,

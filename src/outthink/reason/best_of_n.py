@@ -10,9 +10,9 @@ from outthink.core.posterior import Candidate, Posterior
 from outthink.core.question import Question
 from outthink.core.registry import method
 from outthink.core.sampling import Until
-from outthink.lm.protocol import LM, Branch
+from outthink.lm.protocol import LM
+from outthink.reason.judged import judged_lines
 from outthink.reason.population import weigh
-from outthink.reason.waves import sample_lines
 from outthink.verify import Verifier
 from outthink.verify.likelihood import Likelihood
 from outthink.verify.needs import check_verifier
@@ -38,12 +38,7 @@ async def best_of_n(
     """Each answer weighs as its best line; the verifier is the model's own likelihood where none is given."""
     judge = verifier or Likelihood()
     check_verifier(lm, judge)
-    scores: dict[Branch, float] = {}
-    async with await lm.root(question.prompt) as root:
-        async for wave in sample_lines(root, n, ledger, Until(max_tokens)):
-            for line, score in zip(wave, await judge.score(question, wave, ledger), strict=True):
-                line.thought.value = scores[line] = score
-                await line.close()
+    scores = await judged_lines(question, lm, judge, n, ledger, Until(max_tokens))
     posterior = weigh(question, list(scores), lambda line: scores[line])
     if not posterior.weights:  # nothing passed: fall back on what the lines agree on
         return replace(weigh(question, list(scores)), stopped="no line passed the verifier")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from outthink.core.budget import Budget, Ledger
-from outthink.core.errors import UserError
+from outthink.core.errors import CapabilityError, PromptError, UserError
 from outthink.core.posterior import Candidate, Posterior
 from outthink.core.question import Question
 from outthink.core.registry import Guarantee, Method
@@ -30,7 +30,8 @@ def bind(method: Method, **options: Any) -> Method:
     async def run(question: Question, lm: LM, verifier: Verifier | None, ledger: Ledger) -> Posterior:
         return await method.run(question, lm, verifier, ledger, **options)
 
-    return replace(method, run=run)
+    left = tuple(name for name in method.models if options.get(name) is None)
+    return replace(method, run=run, models=left, confidence=None)
 
 
 def within(method: Method, *, share: float | None = None, budget: Budget | None = None) -> Method:
@@ -39,24 +40,30 @@ def within(method: Method, *, share: float | None = None, budget: Budget | None 
         raise UserError(f"within needs a share between 0 and 1, or a budget: share={share}, budget={budget}.")
 
     async def run(question: Question, lm: LM, verifier: Verifier | None, ledger: Ledger) -> Posterior:
-        part = budget if budget is not None else _share_of(ledger, share or 1.0)
+        part = budget if budget is not None else ledger.share(share or 1.0)
         return await _on(ledger.slice(part), method, question, lm, verifier, None)
 
-    return replace(method, run=run)
+    return replace(method, run=run, confidence=None)
 
 
 def then(first: Method, second: Method, *, below: float = 0.6, share: float = 0.5) -> Method:
     """A cascade: ``first`` on its ``share`` of the budget; where its confidence is ``below`` that, ``second`` on the
-    rest. Where the second finds nothing, the first's answer stands.
+    rest. Where the second finds nothing, or cannot do what it is asked (CapabilityError, PromptError), the first's
+    answer stands.
     """
     _check_share("share", share)
     _check_share("below", below)
 
     async def run(question: Question, lm: LM, verifier: Verifier | None, ledger: Ledger) -> Posterior:
-        quick = await _on(ledger.slice(_share_of(ledger, share)), first, question, lm, verifier, None)
+        quick = await _on(ledger.slice(ledger.share(share)), first, question, lm, verifier, None)
         if quick.best is not None and quick.confidence >= below:
             return replace(quick, stopped=f"{first.name} was sure")
-        slow = await _on(ledger, second, question, lm, verifier, 1)
+        try:
+            slow = await _on(ledger, second, question, lm, verifier, 1)
+        except (CapabilityError, PromptError) as error:
+            if quick.best is None:
+                raise
+            return replace(quick, stopped=f"{second.name} failed, so the answer is that of {first.name}: {error}")
         attempts = quick.attempts + slow.attempts
         return replace(slow if slow.best is not None or quick.best is None else quick, attempts=attempts)
 
@@ -65,21 +72,28 @@ def then(first: Method, second: Method, *, below: float = 0.6, share: float = 0.
 
 def retry(method: Method, times: int = 3, *, good: Callable[[Posterior], bool] | None = None) -> Method:
     """``method`` again and again on fresh random numbers, each time on an equal share of what is left, until a result
-    is ``good`` (has an answer, by default). Where none is, the most confident one is returned.
+    is ``good`` (has an answer, by default). Where none is, or a later try cannot do what it is asked (CapabilityError,
+    PromptError), the most confident one is returned.
     """
     if times < 1:
         raise UserError(f"times={times} must be at least 1.")
     enough = good or (lambda found: found.best is not None)
 
     async def run(question: Question, lm: LM, verifier: Verifier | None, ledger: Ledger) -> Posterior:
-        tries = list[Posterior]()
+        tries, failed = list[Posterior](), None
         for number in range(times):
-            part = ledger.slice(_share_of(ledger, 1 / (times - number)))
-            tries.append(await _on(part, method, question, lm, verifier, number))
+            part = ledger.slice(ledger.share(1 / (times - number)))
+            try:
+                tries.append(await _on(part, method, question, lm, verifier, number))
+            except (CapabilityError, PromptError) as error:
+                if not any(found.best is not None for found in tries):
+                    raise
+                failed = f"try {number + 1} failed, so the answer is that of an earlier one: {error}"
+                break
             if enough(tries[-1]) or ledger.exhausted:
                 break
         best = tries[-1] if enough(tries[-1]) else max(tries, key=lambda found: found.confidence)
-        return replace(best, attempts=sum(found.attempts for found in tries))
+        return replace(best, attempts=sum(found.attempts for found in tries), stopped=failed or best.stopped)
 
     return _made("retry", f"{method.name} up to {times} times", run, [method])
 
@@ -91,7 +105,7 @@ def ensemble(*methods: Method, weights: Sequence[float] | None = None) -> Method
     shares = _weights(methods, weights)
 
     async def run(question: Question, lm: LM, verifier: Verifier | None, ledger: Ledger) -> Posterior:
-        slices = [ledger.slice(_share_of(ledger, 1 / len(methods))) for _ in methods]
+        slices = [ledger.slice(ledger.share(1 / len(methods))) for _ in methods]
         found = await together(
             _on(part, method, question, lm, verifier, i)
             for i, (part, method) in enumerate(zip(slices, methods, strict=True))
@@ -111,7 +125,7 @@ def split(*parts: tuple[Method, float]) -> Method:
     async def run(question: Question, lm: LM, verifier: Verifier | None, ledger: Ledger) -> Posterior:
         found = list[Posterior]()
         for i, method in enumerate(methods):
-            part = ledger.slice(_share_of(ledger, shares[i] / math.fsum(shares[i:])))
+            part = ledger.slice(ledger.share(shares[i] / math.fsum(shares[i:])))
             found.append(await _on(part, method, question, lm, verifier, i))
         return mixture(found, shares)
 
@@ -143,11 +157,6 @@ async def _on(
     return await method.run(question, member, verifier, ledger)
 
 
-def _share_of(ledger: Ledger, share: float) -> Budget:
-    left = {"tokens": ledger.tokens_left, "flops": ledger.flops_left, "seconds": ledger.seconds_left}
-    return Budget(**{unit: share * amount for unit, amount in left.items() if amount < math.inf})
-
-
 def _made(kind: str, name: str, run: Run, parts: Sequence[Method]) -> Method:
     weakest: Guarantee = "heuristic"
     return Method(
@@ -158,6 +167,9 @@ def _made(kind: str, name: str, run: Run, parts: Sequence[Method]) -> Method:
         promise="none beyond those of its parts: " + ", ".join(dict.fromkeys(part.name for part in parts)),
         paper="; ".join(dict.fromkeys(part.paper for part in parts)),
         run=run,
+        models=tuple(dict.fromkeys(name for part in parts for name in part.models)),
+        needs=tuple(dict.fromkeys(need for part in parts for need in part.needs)),
+        accepting=any(part.accepting for part in parts),
     )
 
 

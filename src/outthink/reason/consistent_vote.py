@@ -41,20 +41,32 @@ async def probability_consistency(
     prune: bool = True,
     max_tokens: int | None = None,
 ) -> Posterior:
-    """A line sampled twice counts once; a line weighs its probability, whatever the sampling was."""
+    """A line sampled twice counts once; a line weighs its probability, whatever the sampling was. One that the budget
+    cut would weigh that of all lines that begin so: it counts only where there are no others.
+    """
     lines: list[Branch] = []
     async with await lm.root(question.prompt) as root:
         async for wave in sample_lines(root, n, ledger, Until(max_tokens)):
             lines += wave
             for line in wave:
                 await line.close()
-    distinct = list({tuple(line.tokens): line for line in reversed(lines)}.values())[::-1]
+    cut = [line for line in lines if _is_cut(line, ledger, max_tokens)]
+    for line in cut:
+        line.thought.fate = "cut by the budget"
+    whole = [line for line in lines if line not in set(cut)] or cut
+    distinct = list({tuple(line.tokens): line for line in reversed(whole)}.values())[::-1]
     kept = prune_unlikely(distinct) if prune else distinct
     for line in set(distinct) - set(kept):
         line.thought.fate = "too unlikely"
     # On the scale of the likeliest: the sums themselves are too small to be shown as the weights of lines.
     top = max((line_log_prob(line) for line in kept), default=0.0)
     return replace(weigh(question, kept, lambda line: line_log_prob(line) - top), attempts=len(lines))
+
+
+def _is_cut(line: Branch, ledger: Ledger, max_tokens: int | None) -> bool:
+    """Whether the budget ended ``line``: when it ran out, or with the line's own share of it."""
+    longest = math.inf if max_tokens is None else max_tokens
+    return line.finish == "budget" or (ledger.limited and line.finish == "length" and len(line.tokens) < longest)
 
 
 def prune_unlikely(lines: Sequence[Branch]) -> list[Branch]:

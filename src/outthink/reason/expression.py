@@ -12,6 +12,7 @@ from outthink.lm.protocol import LM
 from outthink.reason import STRATEGIES
 from outthink.reason.combine import bind, ensemble, retry, split, then, within
 
+ALIASES = {"vote": "majority-vote"}  # short names
 COMBINATORS = ("ensemble", "retry", "split", "then", "within")
 FORMS = (
     "then(FIRST, SECOND, below=0.6, share=0.5), retry(ONE, times=3), ensemble(ONE, TWO, ...), "
@@ -39,7 +40,7 @@ def _make(call: Call, open_model: Callable[[str], LM] | None) -> Method:
     if call.name not in COMBINATORS:
         if call.given:
             raise UserError(f"Strategy '{call.name}' takes options by name, as in {call.name}(n=8).")
-        method = STRATEGIES.get(call.name)
+        method = STRATEGIES.get(ALIASES.get(call.name, call.name))
         options = call.settings
         for name in method.models:
             if name in options and open_model is not None:

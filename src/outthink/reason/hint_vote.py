@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from typing import Any
 
 from outthink.core.budget import Ledger
@@ -15,25 +16,89 @@ from outthink.core.registry import method
 from outthink.core.sampling import Until
 from outthink.lm.protocol import LM, Branch
 from outthink.reason.population import weigh
-from outthink.reason.waves import sample_lines
+from outthink.reason.waves import DOUBT, SLACK, with_share
 from outthink.verify import Verifier
 
 
-@dataclass(frozen=True)
-class _Law:
-    """Lines and their weights, which sum to 1."""
+class _Round(AsyncExitStack):
+    """Lines drawn below prompts that are held open; a prompt's lines share its weight, however many they are.
 
-    lines: list[Branch]
-    weights: list[float]
+    ``weights``: of the prompts by name, likeliest first. ``cost``: the part of the budget that a line took.
+    """
 
-    def shares(self, question: Question) -> dict[str, float]:
-        """Answer to its share among the lines that have one, largest first."""
+    def __init__(
+        self,
+        question: Question,
+        lm: LM,
+        ledger: Ledger,
+        until: Until,
+        prompts: Mapping[str, Prompt],
+        weights: Mapping[str, float],
+    ) -> None:
+        super().__init__()
+        self._question, self._lm, self._ledger, self._until = question, lm, ledger, until
+        self._prompts, self._weights = prompts, dict(weights)
+        self._roots: dict[str, Branch] = {}
+        self._below: dict[str, list[Branch]] = {}
+        self._cut = False
+        self.cost = 0.0
+
+    async def draw(self, most: int, end: float, cost: float = 0.0) -> None:
+        """Draw up to ``most`` lines in all while less than the part ``end`` of the budget is spent, but one at least.
+
+        ``cost`` of a line is a guess for the first of them; by their number the prompts are chosen, the likeliest ones.
+        It ends where the budget cuts a line. Raises PromptError for a prompt that does not fit.
+        """
+        while self._weights and not self._cut and (num := self.num) < most:
+            spent = self._ledger.fraction_spent
+            if num and spent >= end:
+                break
+            total = num + _affordable(self._ledger, most - num, end - spent, self.cost or cost, num)
+            if not num:
+                self._weights = {name: self._weights[name] for name in share_out(self._weights, total)}
+            for name, count in share_out(self._weights, total).items():
+                await self._more(name, count - len(self._below.get(name, ())))
+            self.cost = (num * self.cost + self._ledger.fraction_spent - spent) / total
+
+    async def _more(self, name: str, count: int) -> None:
+        """``count`` more lines below a prompt; none where the budget cuts one of them."""
+        if self._cut or count <= 0:
+            return
+        if name not in self._roots:
+            self._roots[name] = await self.enter_async_context(await self._lm.root(self._prompts[name]))
+        lines = await self._roots[name].extend(count, with_share(self._until, self._ledger.tokens_left / count))
+        for line in lines:
+            await line.close()
+        self._cut = any(line.finish == "budget" for line in lines)
+        if not self._cut:
+            self._below.setdefault(name, []).extend(lines)
+
+    @property
+    def num(self) -> int:
+        """How many lines there are."""
+        return sum(len(lines) for lines in self._below.values())
+
+    def lines(self) -> dict[Branch, float]:
+        """The lines and their weights."""
+        return {line: self._weights[name] / len(lines) for name, lines in self._below.items() for line in lines}
+
+    def answers(self) -> dict[str, float]:
+        """Answer to its share among the lines that have one, largest first; empty where a prompt has no line."""
         shares: dict[str, float] = {}
-        for line, weight in zip(self.lines, self.weights, strict=True):
-            if (answer := question.answer_of(line)) is not None:
+        for line, weight in self.lines().items() if self._below.keys() == self._weights.keys() else ():
+            if (answer := self._question.answer_of(line)) is not None:
                 shares[answer] = shares.get(answer, 0.0) + weight
         total = math.fsum(shares.values())
         return {a: w / total for a, w in sorted(shares.items(), key=lambda item: -item[1])} if total else {}
+
+
+def _affordable(ledger: Ledger, most: int, part: float, cost: float, seen: int) -> int:
+    """How many lines of about ``cost``, as ``seen`` ones took, will hardly cost more than ``part`` of the budget; at
+    least one, and ``most`` at most. The very first is drawn alone.
+    """
+    if not ledger.limited:
+        return most
+    return max(1, min(most, int(part / (cost * (SLACK + DOUBT / max(1, seen)))))) if cost else 1
 
 
 @method(
@@ -57,63 +122,39 @@ async def hint_marginalization(
     hint: str = "\n(Hint: the answer may be {answer}.)",
     max_tokens: int | None = None,
 ) -> Posterior:
-    """``n`` lines in all: half without a hint, the rest shared out over ``rounds`` of hinted ones.
+    """``n`` lines in all: half without a hint, the rest shared out over ``rounds`` of hinted ones. A budget that ends
+    before ``n`` is shared out in the same way.
 
-    A round that the budget cuts short is left out, and so is one whose hint the model has no room for or, as it brings
-    no answer at all, cannot read.
+    A round that the budget cuts before all of its hints got a line is left out, and so is one whose hint the model has
+    no room for or, as it brings no answer at all, cannot read; what is left then goes to the round before it.
     """
     if rounds < 0 or "{answer}" not in hint:
         raise UserError(
             f"rounds={rounds} must not be negative, and the hint {hint!r} must have a place for {{answer}}."
         )
     with_hint(question.prompt, hint, "")
-    until, tried = Until(max_tokens), 0
-    first = n if not rounds else max(1, n // 2)
-    lines = await _sample(question.prompt, lm, ledger, first, until)
-    law, tried = _Law(lines, [1 / max(1, len(lines))] * len(lines)), len(lines)
-    for i in range(rounds):
-        counts = share_out(law.shares(question), (n - first) // rounds + (i < (n - first) % rounds))
-        found = await _hinted(question, lm, ledger, hint, counts, law.shares(question), until)
-        if found is None:
-            break
-        law, tried = found, tried + len(found.lines)
-    weights = dict(zip(law.lines, law.weights, strict=True))
-    return replace(weigh(question, law.lines, lambda line: math.log(weights[line])), attempts=tried)
-
-
-async def _hinted(
-    question: Question,
-    lm: LM,
-    ledger: Ledger,
-    hint: str,
-    counts: Mapping[str, int],
-    shares: Mapping[str, float],
-    until: Until,
-) -> _Law | None:
-    """The law after one round of hints; None where not every hint got the lines that it was to get, or none answers."""
-    lines, weights, total = list[Branch](), list[float](), math.fsum(shares[answer] for answer in counts)
-    for answer, count in counts.items():
-        try:
-            found = await _sample(with_hint(question.prompt, hint, answer), lm, ledger, count, until)
-        except PromptError:
-            return None
-        whole = [line for line in found if line.finish != "budget"]
-        if len(whole) < count:
-            return None
-        lines += whole
-        weights += [shares[answer] / total / count] * count
-    law = _Law(lines, weights)
-    return law if law.shares(question) else None
-
-
-async def _sample(prompt: Prompt, lm: LM, ledger: Ledger, n: int, until: Until) -> list[Branch]:
-    lines = list[Branch]()
-    async with await lm.root(prompt) as root:
-        async for wave in sample_lines(root, n, ledger, until):
-            lines += wave
-            for line in wave:
-                await line.close()
-    return lines
+    until, first = Until(max_tokens), n if not rounds else max(1, n // 2)
+    async with AsyncExitStack() as stack:
+        law = _Round(question, lm, ledger, until, {"": question.prompt}, {"": 1.0})
+        await stack.enter_async_context(law)
+        await law.draw(first, 0.5 if rounds else 1.0)
+        tried = law.num
+        for i in range(rounds):
+            shares, spent = law.answers(), ledger.fraction_spent
+            prompts = {answer: with_hint(question.prompt, hint, answer) for answer in shares}
+            hinted = _Round(question, lm, ledger, until, prompts, shares)
+            await stack.enter_async_context(hinted)
+            with suppress(PromptError):
+                most = (n - first) // rounds + (i < (n - first) % rounds)
+                await hinted.draw(most, spent + (1 - spent) / (rounds - i), law.cost)
+            tried += hinted.num
+            if not hinted.answers():
+                break
+            law = hinted
+        num = law.num
+        await law.draw(num + n - tried, 1.0)
+        weights, tried = law.lines(), tried + law.num - num
+    return replace(weigh(question, list(weights), lambda line: math.log(weights[line])), attempts=tried)
 
 
 def share_out(shares: Mapping[str, float], total: int) -> dict[str, int]:

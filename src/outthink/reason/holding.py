@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
 
+from outthink.core.together import together
 from outthink.lm.protocol import Branch
 
-T = TypeVar("T")
+__all__ = ["Holding", "together"]
 
 
 class Holding:
@@ -48,23 +47,3 @@ class Holding:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.keep(())
-
-
-async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results in the order of ``work``, which begins in that order. What one raises, this raises; by then the
-    others are cancelled and over.
-    """
-    tasks = [asyncio.ensure_future(part) for part in work]
-    if not tasks:
-        return []
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-    finally:  # each is cancelled once only: a second time would interrupt what it does to clean up
-        for task in tasks:
-            if not task.done():
-                task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    errors = [task.exception() for task in tasks if not task.cancelled()]
-    for error in filter(None, errors):
-        raise error
-    return [task.result() for task in tasks]

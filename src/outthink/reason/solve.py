@@ -20,8 +20,10 @@ from outthink.lm.model import load
 from outthink.lm.protocol import LM
 from outthink.lm.source import LanguageModel
 from outthink.reason.expression import read_strategy
+from outthink.reason.scale import spending
 from outthink.tasks.problem import Problem
 from outthink.verify import Verifier, opened
+from outthink.verify.checked import Checked
 from outthink.verify.needs import check_model, needs_of
 from outthink.verify.unit_tests import UnitTests, parse_program
 
@@ -59,7 +61,8 @@ async def think(
 
     An option that is a model is an `LM`; whatever ledger it has, it is put on that of ``lm``.
     Raises UnknownNameError for a strategy or verifier that is not known, UserError for an option that it has not, and
-    CapabilityError where ``lm`` does not offer what they need; before anything is spent.
+    CapabilityError where ``lm`` does not offer what they need; before anything is spent. Raises UserError for a
+    verifier whose scores are no log-weights.
     """
     method = read_strategy(strategy, _refuse) if isinstance(strategy, str) else strategy
     method.check_options(options)
@@ -68,11 +71,12 @@ async def think(
             options[name] = (_refuse(other) if isinstance(other, str) else other).with_ledger(lm.ledger)
     async with opened(verifier, lm) as judge:
         if judge is not None:
-            judge.require(question)
+            await asyncio.to_thread(judge.require, question)  # which may read a long text, or ask a solver
             if "top_log_probs" in needs_of(judge) and not lm.sampling.top_logprobs:
                 lm = lm.with_sampling(replace(lm.sampling, top_logprobs=TOP_LOGPROBS))
-        check_model(lm, method, judge)
-        posterior = await method.run(question, lm, judge, lm.ledger, **options)
+        check_model(lm, method, judge, options)
+        checked = None if judge is None else Checked(judge)
+        posterior = await method.run(question, lm, checked, lm.ledger, **options)
     cut = lm.ledger.exhausted or any(thought.finish == "budget" for thought in lm.tree.walk())
     stopped = "budget" if cut and posterior.stopped != "verified" else posterior.stopped
     return replace(posterior, cost=lm.ledger.bill, tree=lm.tree, method=method.name, stopped=stopped)
@@ -100,9 +104,10 @@ def solve(
 
     ``model`` is a directory, a hub id, or what `outthink.load` or `outthink.connect` returned; by default the bundled
     model. ``strategy`` is a name, strategies combined as `read_strategy` has it, or a `Method`. ``options`` are the
-    strategy's own, such as ``n=16``; those that are models are given as ``model`` is, and share the bill. ``priority``
-    is that of `Ledger`, beside others on the same model. ``on_start`` is handed the `LM`, whose ``tree`` and ``ledger``
-    show progress.
+    strategy's own, such as ``n=16``; those that are models are given as ``model`` is, and share the bill. Those
+    not given are such that a ``budget`` is spent, as `spending` says; without one they have their defaults.
+    ``priority`` is that of `Ledger`, beside others on the same model. ``on_start`` is handed the `LM`, whose ``tree``
+    and ``ledger`` show progress.
     """
     whole = Ledger(priority=priority)
     limits = budget if isinstance(budget, Budget) else Budget(budget)
@@ -150,4 +155,4 @@ async def _solve(
     lm = model.session(whole.slice(budget), sampling)
     if on_start is not None:
         on_start(lm)
-    return await think(question, lm, method, verifier, **options)
+    return await think(question, lm, method, verifier, **spending(method, model, question, budget) | options)

@@ -9,13 +9,13 @@ from outthink.core.posterior import Posterior
 from outthink.core.question import Question
 from outthink.core.registry import method
 from outthink.core.sampling import Until
-from outthink.lm.protocol import LM, Branch
+from outthink.lm.protocol import LM
 from outthink.posterior.evidence import pool
+from outthink.reason.judged import judged_lines
 from outthink.reason.population import weigh
-from outthink.reason.waves import sample_lines
 from outthink.verify import Verifier
 from outthink.verify.likelihood import Likelihood
-from outthink.verify.needs import check_verifier
+from outthink.verify.needs import check_verifier, is_relative
 
 
 @method(
@@ -40,21 +40,12 @@ async def weighted_vote(
     """A line weighs exp(score of the whole line); where none is above 0, all lines vote alike."""
     judge = verifier or Likelihood()
     check_verifier(lm, judge)
-    scores: dict[Branch, float] = {}
-    async with await lm.root(question.prompt) as root:
-        async for wave in sample_lines(root, n, ledger, Until(max_tokens)):
-            try:
-                values = await judge.score(question, wave, ledger)
-            finally:
-                for line in wave:
-                    await line.close()
-            for line, score in zip(wave, values, strict=True):
-                line.thought.value = scores[line] = score
+    scores = await judged_lines(question, lm, judge, n, ledger, Until(max_tokens))
     whole = {line: score for line, score in scores.items() if line.finish != "budget"}
     found = weigh(question, list(scores), lambda line: scores[line])
     if not found.weights:
         found = replace(weigh(question, list(scores)), stopped="no line passed the verifier")
-    if not whole:
+    if not whole or is_relative(judge):  # what each line weighs then depends on the others
         return found
     evidence = pool(list(whole.values()), [1] * len(whole))
     return replace(found, log_evidence=evidence.log_z, log_evidence_se=evidence.se, evidence_runs=evidence.runs)

@@ -28,6 +28,7 @@ from outthink.verify import Verifier
     "confidence is then the probability of being right",
     paper="Stroebl, Kapoor and Narayanan 2024, Inference Scaling fLaws: The Limits of LLM Resampling with Imperfect "
     "Verifiers, arXiv:2411.17501",
+    accepting=True,
 )
 async def sample_while_worthwhile(
     question: Question,

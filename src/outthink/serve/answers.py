@@ -264,6 +264,7 @@ class SolveAnswer(BaseModel):
     so_far: dict[str, Any] | None = None
     posterior: PosteriorAnswer | None = None
     error: ErrorDetail | None = None
+    deleted: bool = False
 
 
 class SolveList(Answer):

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Mount
 
 from outthink.core.errors import OutthinkError
 from outthink.lm.model import Model
@@ -96,6 +97,12 @@ def make_app(model: Model, config: ServeConfig, tracing: Tracing | None = None) 
     return Guard(app, config, Watch(metrics, tracing, config.log_prompts), store.secret)
 
 
+def _takes_get(app: FastAPI, request: Request) -> bool:
+    """Whether there is something for GET at the path, files of the page aside."""
+    scope = {**request.scope, "method": "GET"}
+    return any(route.matches(scope)[0] is Match.FULL for route in app.routes if not isinstance(route, Mount))
+
+
 def _handle_errors(app: FastAPI) -> None:
     async def told(request: Request, error: Exception) -> Response:
         return as_api_error(error).response()
@@ -109,6 +116,8 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 404 and request.method == "HEAD" and _takes_get(app, request):
+            error = HTTPException(405, headers={"Allow": "GET"})
         kinds = {404: "There is nothing at this path.", 405: "This path does not take that method."}
         message = kinds.get(error.status_code, "The request could not be read.")
         return ApiError(error.status_code, message, headers=error.headers or {}).response()

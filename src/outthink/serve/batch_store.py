@@ -169,6 +169,11 @@ class BatchStore:
         query = select(ROWS).where(ROWS.c.batch == batch_id).order_by(ROWS.c.number)
         return [Result(row.number, bool(row.failed), row.line) for row in self.database.all(query)]
 
+    def outline(self, batch_id: str) -> list[tuple[int, bool, int]]:
+        """Of each row that is finished its number, whether it failed, and how many characters there are of it."""
+        query = select(ROWS.c.number, ROWS.c.failed, func.length(ROWS.c.line)).where(ROWS.c.batch == batch_id)
+        return [(int(number), bool(failed), int(size)) for number, failed, size in self.database.all(query)]
+
     def counts(self, batch_id: str) -> tuple[int, int]:
         """How many rows are completed, and how many have failed."""
         query = select(func.count(), func.coalesce(func.sum(ROWS.c.failed), 0)).where(ROWS.c.batch == batch_id)

@@ -119,7 +119,7 @@ class ChatTeller(_Teller):
         delta: dict[str, Any] = {"role": "assistant"} if first else {}
         choice = {
             "index": piece.index,
-            "delta": delta | ({"content": piece.text} if piece.text or first else {}),
+            "delta": delta | ({"content": piece.text} if piece.text or first or piece.choice is None else {}),
             "logprobs": self._speller.chat(piece.drawn) if self._log_probs else None,
             "finish_reason": None if piece.choice is None else piece.choice.finish,
             **self._ids(piece.drawn),

@@ -27,7 +27,7 @@ class Order:
     """What is to be generated: ``n`` completions of each of ``prompts``, of no more than ``total`` positions.
 
     ``n`` 0: none, the prompts are only scored. ``echo``: choices begin with their prompt; with ``echo_logprobs`` it is
-    scored. ``tokens``: a stream tells of each token.
+    scored. ``tokens``: a stream tells of each token, in a piece of its own where its reader keeps up.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -182,7 +182,7 @@ async def stream(service: Service, tenant: str, order: Order) -> AsyncIterator[P
     try:
         while (piece := await pieces.get()) is not None:
             ready = held[piece.prompt, piece.index].pass_on(piece)
-            if ready.text or ready.choice is not None or ready.echoed is not None:
+            if ready.text or piece.drawn or ready.choice is not None or ready.echoed is not None:
                 yield ready if pieces.ledger is None else replace(ready, bill=pieces.ledger.bill)
         yield await work
     finally:
@@ -200,7 +200,7 @@ class _Held:
     num_sent: int = 0
 
     def pass_on(self, piece: Piece) -> Piece:
-        """What may be sent with ``piece``; its tokens go with text, or with the end."""
+        """What may be sent with ``piece``; tokens wait for as long as text does."""
         if piece.echoed is not None:
             return piece
         self.drawn += piece.drawn
@@ -209,7 +209,7 @@ class _Held:
         else:
             text = self.stops.finish(piece.choice.text)
             drawn = piece.choice.drawn[self.num_sent :] if self.tells_tokens else ()
-        if not text and piece.choice is None:
+        if not text and piece.choice is None and self.stops.holds:
             return replace(piece, text="", drawn=())
         self.drawn, self.num_sent = [], self.num_sent + len(drawn)
         return replace(piece, text=text, drawn=drawn)
@@ -240,17 +240,21 @@ async def _choices(
 async def _grown(
     lm: LocalLM, prompt: Sequence[int], number: int, order: Order, show: Show, told: bool, echoed: Sequence[Drawn]
 ) -> list[Choice]:
-    pending: dict[int, list[Drawn]] = {}  # tokens whose text is not complete; known to the stepping thread alone
+    pending: dict[int, list[Drawn]] = {}  # a token whose text is not there; known to the stepping thread alone
 
     def on_token(index: int, text: str) -> None:
         show(number, index, text, pending.pop(index, ()))
 
     def on_draw(index: int, token: int, log_prob: float, top: Sequence[tuple[int, float]]) -> None:
-        pending.setdefault(index, []).append(Drawn(token, log_prob, top))
+        if before := pending.pop(index, ()):  # it had no text, or only a part of a character
+            show(number, index, "", before)
+        pending[index] = [Drawn(token, log_prob, top)]
 
     root = await lm.root(list(prompt))
     async with root:
         lines = await root.extend(order.n, order.until, order.sampling, on_token, on_draw if told else None)
+        for index, last in pending.items():
+            show(number, index, "", last)
         choices = [_choice(number, index, line, order, echoed) for index, line in enumerate(lines)]
         for line in lines:
             await line.close()

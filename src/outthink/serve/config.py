@@ -19,7 +19,8 @@ class ServeConfig:
     request may have computed over all its branches (positions), ``max_branches`` how many it may have at once,
     ``deadline`` its seconds. ``database`` is an SQLAlchemy URL for jobs. ``drain`` is how many seconds requests in
     flight are given when the server is told to stop. ``max_jobs`` solves and ``max_rows`` rows of batches are worked on
-    at once; an uploaded file has at most ``max_file`` bytes, and one client's files at most ``max_stored`` together.
+    at once, and as many solves as ``max_waiting`` wait (of several tenants more: see `outthink.serve.shares`). An
+    uploaded file has at most ``max_file`` bytes, and one client's files at most ``max_stored`` together.
     ``log_prompts``: the log holds what clients sent, which it does not otherwise.
     """
 

@@ -208,6 +208,7 @@ def _connect(url: URL, file: Path | None, owner: str) -> Connections:
         return connect(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # prompts and answers are in it
         made = connect(url.set(database=str(file)), connect_args={"timeout": 10})
         setup = ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL")
     elif kind in ("postgresql", "postgres"):

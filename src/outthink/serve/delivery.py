@@ -27,7 +27,7 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
 
 
 class EventStream(Response):
-    """Server-sent events, a JSON object each, then ``[DONE]``.
+    """Server-sent events, a JSON object each, then ``[DONE]``. An event that is bytes is written already.
 
     Nothing is sent before the first event is there, so that what fails until then is answered with its own status; a
     failure after that is an event with ``error``. A client that leaves, or does not read, ends ``events``.
@@ -70,6 +70,8 @@ class EventStream(Response):
 
 def _framed(event: Any) -> bytes:
     """An event on the wire; those of a response, which have a type, are named by it."""
+    if isinstance(event, bytes):
+        return b"data: %s\n\n" % event
     kind = str(event.get("type", "")) if isinstance(event, dict) else ""
     name = f"event: {kind}\n" if kind.startswith("response.") else ""
     return f"{name}data: {json.dumps(event, separators=(',', ':'))}\n\n".encode()

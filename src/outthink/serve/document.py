@@ -50,6 +50,7 @@ ANSWERS: Mapping[tuple[str, str], Said] = {
     ("POST", "/v1/solves"): Said(a.SolveAnswer, 202),
     ("GET", "/v1/solves"): Said(a.SolveList),
     ("GET", "/v1/solves/{job_id}"): Said(a.SolveAnswer),
+    ("POST", "/v1/solves/{job_id}/cancel"): Said(a.SolveAnswer),
     ("DELETE", "/v1/solves/{job_id}"): Said(a.SolveAnswer),
     ("GET", "/v1/solves/{job_id}/events"): _EVENTS,
     ("GET", "/v1/solves/{job_id}/tree.html"): Said(media="text/html"),

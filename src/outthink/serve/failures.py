@@ -75,11 +75,21 @@ _KINDS = {"string": "a text", "int": "a whole number", "float": "a number", "boo
 
 def invalid(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     """The refusal of a request that does not have the form it should, in our own words. ``errors``: pydantic's."""
-    found = errors[0]
+    found = _nearest(errors)
     kind, facts = str(found["type"]), found.get("ctx", {})
-    path = [str(part) for part in found["loc"][1:] if not _TAG.search(str(part))]
-    where = ".".join(path)[:200]
+    where = ".".join([*_path(found), *filter(None, [facts.get("field")])])[:200]
     if kind == "unsupported":  # an error of our own: see `outthink.serve.refused`
         return ApiError(400, f"{where}: {facts['why']}"[:MAX_MESSAGE], param=where)
     said = _FAULTS.get(kind, "must be " + _KINDS.get(kind.partition("_")[0], "of another form"))
     return ApiError(400, f"{where or 'The body'} {said.format_map(facts)}."[:MAX_MESSAGE], param=where or None)
+
+
+def _path(error: Mapping[str, Any]) -> list[str]:
+    """The field at fault, without the tags of the alternatives that it has."""
+    return [str(part) for part in error["loc"][1:] if not _TAG.search(str(part))]
+
+
+def _nearest(errors: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Of the alternatives that the first field at fault has, the one whose kind the value is of; else the first."""
+    same = [error for error in errors if _path(error) == _path(errors[0])]
+    return next((error for error in same if not str(error["type"]).endswith("_type")), errors[0])

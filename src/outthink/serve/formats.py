@@ -11,7 +11,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from outthink.core.errors import SamplingError
 from outthink.lm.grammar import LIMITS, Grammar, Grammars, choice_grammar, regex_grammar, schema_grammar, trouble
 from outthink.models.tokenizer import Tokenizer
 from outthink.serve.failures import ApiError
+from outthink.serve.gate import Gate
 from outthink.serve.schema import Generating, ResponseFormat, StructuredOutputs, TextFormat
 
 TRIAL = Path(__file__).with_name("grammar_trial.py")
@@ -28,6 +29,8 @@ MAX_BYTES = 64 << 10
 CPU_SECONDS = 3
 MEMORY_BYTES = 2 << 30
 WAIT_SECONDS = 60.0
+TRIALS, TRIALS_EACH = 3, 2
+"""Grammars that are tried at once, and of them those of one tenant: whoever tries bad ones leaves others a place."""
 ANY_OBJECT = {"type": "object"}
 _KEPT = 512
 
@@ -79,32 +82,35 @@ class Formats:
 
     def __init__(self, tokenizer: Tokenizer, cpu_seconds: int = CPU_SECONDS) -> None:
         self._grammars, self._cpu_seconds = Grammars(tokenizer), cpu_seconds
-        self._room = asyncio.Semaphore(2)
-        self._tried: OrderedDict[bytes, str] = OrderedDict()
+        self._room = Gate(TRIALS, max_each=TRIALS_EACH)
+        self._tried: defaultdict[str, OrderedDict[bytes, str]] = defaultdict(OrderedDict)
 
-    async def constraint(self, wanted: Format) -> Grammar:
-        """The constraint that keeps texts in the form ``wanted``. Raises ApiError 400 for one that cannot be kept, and
-        TimeoutError where there is no time to find out.
+    async def constraint(self, tenant: str, wanted: Format) -> Grammar:
+        """The constraint that keeps texts in the form ``wanted``. What is known of forms is known of a tenant's own.
+
+        Raises ApiError 400 for one that cannot be kept, and TimeoutError where there is no time to find out.
         """
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 grammar = await asyncio.to_thread(_grammar, wanted)
-                async with self._room:
-                    if against := await self._against(grammar):
+                async with self._room.admitted(tenant):
+                    if against := await self._against(tenant, grammar):
                         raise ApiError(400, f"This format cannot be enforced: {against}.", param=wanted.param)
                     return await asyncio.to_thread(self._grammars.compile, grammar)
         except SamplingError as error:
             raise ApiError(400, str(error), param=wanted.param) from error
 
-    async def _against(self, grammar: str) -> str:
-        """What there is against ``grammar``; nothing for a sound one. Found out once."""
-        key = hashlib.blake2b(grammar.encode(), digest_size=16).digest()
-        if key not in self._tried:
-            self._tried[key] = await self._try_out(grammar)
-            if len(self._tried) > _KEPT:
-                self._tried.popitem(last=False)
-        self._tried.move_to_end(key)
-        return self._tried[key]
+    async def _against(self, tenant: str, grammar: str) -> str:
+        """What there is against ``grammar``; nothing for a sound one. Found out once for each tenant: time would tell
+        one which forms another asks for.
+        """
+        key, tried = hashlib.blake2b(grammar.encode(), digest_size=16).digest(), self._tried[tenant]
+        if key not in tried:
+            tried[key] = await self._try_out(grammar)
+            if len(tried) > _KEPT:
+                tried.popitem(last=False)
+        tried.move_to_end(key)
+        return tried[key]
 
     async def _try_out(self, grammar: str) -> str:
         asked = {"grammar": grammar, "limits": LIMITS}

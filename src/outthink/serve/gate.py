@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 import time
 from bisect import insort
 from collections import Counter, deque
@@ -31,11 +32,18 @@ class Gate:
     number, of these the oldest.
 
     Where ``max_waiting`` wait already, the last of the tenant with most of them is refused, be it who comes or another:
-    so nobody can fill the queue for others. ``clock`` is in seconds.
+    so nobody can fill the queue for others. ``max_each``: of one tenant no more than that are in at once.
+    ``clock`` is in seconds.
     """
 
-    def __init__(self, max_running: int, max_waiting: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.max_running, self.max_waiting = max_running, max_waiting
+    def __init__(
+        self,
+        max_running: int,
+        max_waiting: int = sys.maxsize,
+        clock: Callable[[], float] = time.monotonic,
+        max_each: int = sys.maxsize,
+    ) -> None:
+        self.max_running, self.max_waiting, self.max_each = max_running, max_waiting, max_each
         self.running: Counter[str] = Counter()
         self.closing = False
         self.num_refused = 0
@@ -96,11 +104,12 @@ class Gate:
 
     async def _enter(self, tenant: str, priority: int) -> None:
         self.refuse_if_closing()
-        if self.num_running < self.max_running and not self._waiting:
+        if self.num_running < self.max_running and self.running[tenant] < self.max_each and not self._waiting:
             self._take(tenant)
             return
         place = _Place(priority, next(self._numbers), asyncio.get_running_loop().create_future())
         insort(self._waiting.setdefault(tenant, []), place)
+        self._admit_next()  # those who wait may be of tenants that have all they may
         if self.num_waiting > self.max_waiting:
             self._refuse_last(tenant)
         try:
@@ -140,10 +149,15 @@ class Gate:
             self._drained.set()
 
     def _admit_next(self) -> None:
-        while self.num_running < self.max_running and self._waiting:
-            tenant = min(self._waiting, key=lambda t: self.running[t])
+        while self.num_running < self.max_running:
+            able = [tenant for tenant in self._waiting if self.running[tenant] < self.max_each]
+            if not able:
+                return
+            tenant = min(able, key=lambda t: self.running[t])
             place = self._waiting[tenant][0]
             self._remove(tenant, place)
+            if tenant in self._waiting:  # behind others that have as few in
+                self._waiting[tenant] = self._waiting.pop(tenant)
             if not place.free.done():
                 self._take(tenant)
                 place.free.set_result(None)

@@ -81,6 +81,11 @@ class Guard:
             raise ApiError(404, "There is nothing at this path.", code="not_found")
         self._check_origin(headers)
         declared = _one(headers, b"content-length")
+        if declared is not None and any(name.lower() == b"transfer-encoding" for name, _ in headers):
+            # Whoever is in between may have read another end of this body: what follows it may be no request.
+            raise ApiError(
+                400, "A body has either Content-Length or Transfer-Encoding.", headers={"Connection": "close"}
+            )
         limit = self._limit(scope)
         if declared is not None and (not declared.isdigit() or len(declared) > 15 or int(declared) > limit):
             raise ApiError(413, f"The body must be at most {limit:,} bytes.", code="too_large")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,17 +16,22 @@ from outthink.core.errors import OutthinkError
 from outthink.core.posterior import Posterior
 from outthink.core.question import parse_answer
 from outthink.core.sampling import Sampling
+from outthink.core.thought import Thought
 from outthink.lm.local import LocalLM
 from outthink.serve.database import MAX_DEATHS
 from outthink.serve.failures import ApiError, as_api_error
+from outthink.serve.gate import Gate
 from outthink.serve.schema import SolveRequest
 from outthink.serve.service import GRACE, Service
-from outthink.serve.store import Job, Store
+from outthink.serve.shares import Shares
+from outthink.serve.store import UNFINISHED, Job, Store
 from outthink.serve.stored import Stored
 from outthink.serve.thinking import Plan, deliberate, plan_of, progress
-from outthink.show import record_of
+from outthink.show import copied, record_of
 
 NEWS_SECONDS = 0.25
+BUSY_SHARE = 0.25  # of one core, at most, goes into telling of one search
+MOST_PAUSE = 2.0  # seconds
 NOTE_SECONDS = 5.0
 log = logging.getLogger("outthink.serve")
 
@@ -36,6 +43,24 @@ class Running:
     tenant: str
     task: asyncio.Task[None]
     lm: LocalLM | None = None
+    _news: asyncio.Task[dict[str, Any]] | None = None
+    _next: float = 0.0
+
+    async def grown(self) -> dict[str, Any]:
+        """How far it is: ``progress``, the best ``so_far`` and the ``tree``, as they were a moment ago.
+
+        However many ask, a tree is told of once in a while, on another thread; the larger it is, the more rarely.
+        """
+        if self._news is None or (self._news.done() and time.monotonic() >= self._next):
+            self._news = asyncio.create_task(self._tell())
+        return await asyncio.shield(self._news)
+
+    async def _tell(self) -> dict[str, Any]:
+        assert self.lm is not None
+        began, tree, far = time.monotonic(), copied(self.lm.tree), progress(self.lm)  # of one moment
+        told = await asyncio.to_thread(lambda: {"so_far": so_far(tree), "tree": tree.to_json()})
+        self._next = time.monotonic() + pause_after(time.monotonic() - began)
+        return {"progress": far, **told}
 
 
 @dataclass
@@ -48,7 +73,9 @@ class Jobs:
     running: dict[str, Running] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._places = asyncio.Semaphore(self.service.config.max_jobs)
+        config = self.service.config
+        self._gate = Gate(config.max_jobs)  # which nobody is turned away from: the shares see to that
+        self._shares = Shares("solves", config.max_jobs + config.max_waiting)
         self._notes: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -61,18 +88,15 @@ class Jobs:
 
     async def submit(self, tenant: str, request: SolveRequest) -> Job:
         """Queue a solve. Raises, before anything is stored, what the request's plan raises, ApiError 400 for a problem
-        that cannot fit, 429 where too many wait, and 503 where the server stops.
+        that cannot fit, 429 where too many wait, most of them this tenant's, and 503 where the server stops.
         """
         service = self.service
         service.gate.refuse_if_closing()
         await check_solve(service, request)
-        if len(self.running) >= service.config.max_waiting:
-            raise ApiError(
-                429, "Too many solves wait already; try again later.", "rate_limit_error", headers={"Retry-After": "5"}
-            )
         asked = request.model_dump(mode="json", exclude_unset=True)
-        job = await self.stored.ask(self.store.add, tenant, service.name, asked)
-        self._launch(job)
+        with self._shares.adding(tenant, self._gate.retry_after):
+            job = await self.stored.ask(self.store.add, tenant, service.name, asked)
+            self._launch(job)
         return job
 
     async def get(self, job_id: str, tenant: str) -> Job:
@@ -108,7 +132,32 @@ class Jobs:
             )  # fmt: skip
         return await self.get(job_id, tenant)
 
-    def show(self, job: Job, with_tree: bool = False) -> dict[str, Any]:
+    async def delete(self, job_id: str, tenant: str) -> dict[str, Any]:
+        """Stop a solve, as `cancel` does; of one that is over, nothing is kept: what is shown of it is the last."""
+        running = self.running.get(job_id)
+        if running is None or running.tenant != tenant:
+            job = await self.get(job_id, tenant)
+            if job.status not in UNFINISHED:
+                await self.stored.ask(self.store.remove, job_id, tenant)
+                return {**await self.shown(job), "deleted": True}
+        return await self.shown(await self.cancel(job_id, tenant))
+
+    async def follow(self, job_id: str, tenant: str, tell: Callable[[Job], Awaitable[bytes]]) -> AsyncIterator[bytes]:
+        """What ``tell`` says of a solve, a few times a second until it is over; more rarely where telling takes long.
+
+        Raises ApiError 404.
+        """
+        while True:
+            job = await self.get(job_id, tenant)
+            began = time.monotonic()
+            yield await tell(job)
+            if job.status not in UNFINISHED or self.service.gate.closing:
+                return
+            pause = pause_after(time.monotonic() - began)
+            running = self.running.get(job_id)
+            await (asyncio.wait({running.task}, timeout=pause) if running else asyncio.sleep(pause))
+
+    async def shown(self, job: Job, with_tree: bool = False) -> dict[str, Any]:
         """A job as clients see it: where it stands, the best answer so far, and at the end the posterior."""
         shown: dict[str, Any] = {
             "id": job.id,
@@ -125,10 +174,13 @@ class Jobs:
                 result.pop("tree", None)
             return {**shown, ("error" if job.status == "failed" else "posterior"): result}
         if running is not None and running.lm is not None:
-            shown |= {"progress": progress(running.lm), "so_far": so_far(running.lm)}
-            if with_tree:
-                shown["tree"] = running.lm.tree.to_json()
+            grown = await running.grown()
+            shown |= grown if with_tree else {key: grown[key] for key in ("progress", "so_far")}
         return shown
+
+    async def written(self, job: Job, with_tree: bool = True) -> bytes:
+        """`shown` as JSON."""
+        return await asyncio.to_thread(as_json, await self.shown(job, with_tree))
 
     async def close(self) -> None:
         """Stop working; what is unfinished stays in the store, for the next process to take up."""
@@ -141,15 +193,16 @@ class Jobs:
         # In a context of its own: the moments and spans of the request that began it end with that request.
         task = asyncio.create_task(self._run(job), context=Context())
         self.running[job.id] = Running(job.tenant, task)
+        self._shares.add(job.tenant)
         task.add_done_callback(lambda task: self._over(job.id, task))
 
     def _over(self, job_id: str, task: asyncio.Task[None]) -> None:
-        del self.running[job_id]
+        self._shares.remove(self.running.pop(job_id).tenant)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("solve %s waits for the next start of the server", job_id, exc_info=error)
 
     async def _run(self, job: Job) -> None:
-        async with self._places:
+        async with self._gate.admitted(job.tenant, job.request.get("priority", 0)):
             await self.stored.insist(self.store.set, job.id, "running")
 
             def watch(lm: LocalLM) -> None:
@@ -198,10 +251,20 @@ def _fatal() -> ApiError:
     return ApiError(500, f"The server died {MAX_DEATHS} times while it worked on this.", "server_error", code="fatal")
 
 
-def so_far(lm: LocalLM) -> dict[str, Any]:
+def pause_after(took: float) -> float:
+    """The seconds between two times that a search is told of, which took ``took`` of them."""
+    return min(MOST_PAUSE, max(NEWS_SECONDS, took / BUSY_SHARE))
+
+
+def as_json(value: Any) -> bytes:
+    """``value`` as it goes over the wire. What is large is to be written on another thread."""
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def so_far(tree: Thought) -> dict[str, Any]:
     """The answers that whole lines have reached, by count: what can be said before a strategy has weighed them."""
     answers: Counter[str] = Counter()
-    for thought in lm.tree.walk():
+    for thought in tree.walk():
         if thought.finish == "stop" and not thought.children:
             answer = parse_answer("".join(each.text for each in thought.line()))
             if answer is not None:

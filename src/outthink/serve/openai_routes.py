@@ -18,8 +18,7 @@ from outthink.serve.failures import ApiError
 from outthink.serve.orders import chat_order, completion_order
 from outthink.serve.schema import ChatRequest, CompletionRequest, Generating
 from outthink.serve.service import Service
-from outthink.serve.thinking import plan_of
-from outthink.serve.thought_chat import refuse_beside_thinking, think_chat, thought_answer, thought_events
+from outthink.serve.thought_chat import plan_of_chat, think_chat, thought_answer, thought_events
 
 router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
@@ -44,11 +43,9 @@ async def model(request: Request, name: str) -> JSONResponse:
 async def completions(request: Request, body: CompletionRequest) -> Response:
     """Continue one or several prompts."""
     service = service_of(request)
-    _, suffix = service.base_name(body.model)
+    service.check_plain_name(body.model)
     service.accept(body)
-    if suffix is not None:
-        raise ApiError(400, "Thinking is for chat and solves; completions only continue a prompt.", param="model")
-    order = await completion_order(service, body)
+    order = await completion_order(service, tenant_of(request), body)
     head = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time())}
     return await _answer(request, order, CompletionTeller(service, body, order, {**head, "model": service.name}), body)
 
@@ -57,20 +54,18 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
 async def chat(request: Request, body: ChatRequest) -> Response:
     """Answer a chat, by one completion or, where the request asks for it, by thinking."""
     service, tenant = service_of(request), tenant_of(request)
-    _, suffix = service.base_name(body.model)
+    plan = plan_of_chat(service, body)
     service.accept(body)
-    plan = plan_of(body.thinking, body.reasoning_effort, body.thinking_token_budget, suffix)
     if body.top_logprobs and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: true.", param="top_logprobs")
     head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": "chat.completion.chunk", "created": int(time.time())}
     head["model"] = service.name
     if plan is not None:
-        refuse_beside_thinking(body)
         if body.stream:
             return EventStream(thought_events(service, tenant, body, plan, head))
-        posterior = await unless_gone(request, think_chat(service, tenant, body, plan))
-        return JSONResponse(thought_answer(posterior, head))
-    order = await chat_order(service, body)
+        found = await unless_gone(request, think_chat(service, tenant, body, plan))
+        return JSONResponse(thought_answer(found, head))
+    order = await chat_order(service, tenant, body)
     return await _answer(request, order, ChatTeller(service, body, order, head), body)
 
 

@@ -25,7 +25,7 @@ async def prompts_of(service: Service, prompt: str | Sequence[Any]) -> list[list
     return [list(tokens) for tokens in prompt]
 
 
-async def completion_order(service: Service, body: CompletionRequest) -> Order:
+async def completion_order(service: Service, tenant: str, body: CompletionRequest) -> Order:
     """What a completion request asks to be generated. Raises ApiError for what contradicts itself or does not fit."""
     prompts = await prompts_of(service, body.prompt)
     if body.max_tokens == 0 and not body.echo:
@@ -37,7 +37,7 @@ async def completion_order(service: Service, body: CompletionRequest) -> Order:
     return Order(
         prompts,
         n,
-        await constrained(service, body, sampling_of(body, body.logprobs or 0)),
+        await constrained(service, tenant, body, sampling_of(body, body.logprobs or 0)),
         until_of(body, body.max_tokens or None),
         total,
         body.include_stop_str_in_output,
@@ -47,7 +47,7 @@ async def completion_order(service: Service, body: CompletionRequest) -> Order:
     )
 
 
-async def chat_order(service: Service, body: ChatRequest, wanted: Format | None = None) -> Order:
+async def chat_order(service: Service, tenant: str, body: ChatRequest, wanted: Format | None = None) -> Order:
     """What a chat asks to be generated, in the form ``wanted`` if it says none itself.
 
     Raises ApiError for options that contradict each other or do not fit.
@@ -68,7 +68,7 @@ async def chat_order(service: Service, body: ChatRequest, wanted: Format | None 
     return Order(
         [prompt],
         body.n,
-        await constrained(service, body, sampling_of(body, body.top_logprobs or 0), wanted),
+        await constrained(service, tenant, body, sampling_of(body, body.top_logprobs or 0), wanted),
         until_of(body, max_tokens),
         total,
         body.include_stop_str_in_output,
@@ -76,16 +76,20 @@ async def chat_order(service: Service, body: ChatRequest, wanted: Format | None 
     )
 
 
-async def constrained(service: Service, body: Generating, sampling: Sampling, wanted: Format | None = None) -> Sampling:
+async def constrained(
+    service: Service, tenant: str, body: Generating, sampling: Sampling, wanted: Format | None = None
+) -> Sampling:
     """``sampling`` within the form that a request wants texts in. Raises ApiError 400 for one that cannot be kept."""
     wanted = wanted or format_of(body)
     if wanted is None:
         return sampling
     if body.ignore_eos:
         raise ApiError(400, f"ignore_eos excludes {wanted.param}: a text that is complete ends.", param="ignore_eos")
-    return replace(sampling, constraint=await service.formats.constraint(wanted))
+    return replace(sampling, constraint=await service.formats.constraint(tenant, wanted))
 
 
 def _counts_tokens(body: Generating) -> bool:
     """Whether a stream says more of tokens than their text, log-probabilities aside."""
-    return body.return_token_ids or (body.stream_options is not None and body.stream_options.continuous_usage_stats)
+    if body.return_token_ids or body.ignore_eos:  # who ignores ends counts tokens by chunks, as benchmarks do
+        return True
+    return body.stream_options is not None and body.stream_options.continuous_usage_stats

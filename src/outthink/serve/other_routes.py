@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
-from collections.abc import AsyncIterator
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from outthink.serve.body import JsonRoute
 from outthink.serve.delivery import EventStream, unless_gone
 from outthink.serve.embeddings import mean_pooled
 from outthink.serve.failures import ApiError
-from outthink.serve.jobs import NEWS_SECONDS, Jobs
+from outthink.serve.jobs import Jobs
 from outthink.serve.openai_routes import service_of, tenant_of
 from outthink.serve.orders import prompts_of
 from outthink.serve.schema import DetokenizeRequest, EmbeddingRequest, SolveRequest, TokenizeRequest
 from outthink.serve.terms import OnTerms
+from outthink.serve.thinking import spelled_solve
 
 router = APIRouter(route_class=JsonRoute)
 MAX_EMBEDDED = 8192  # tokens of one text, which is computed at one go and outside the engine's pages
@@ -32,12 +32,14 @@ def jobs_of(request: Request) -> Jobs:
 
 
 @router.get("/health")
+@router.head("/health", include_in_schema=False)
 async def health() -> JSONResponse:
     """That the process answers. Open to everyone."""
     return JSONResponse({"status": "ok"})
 
 
 @router.get("/ready")
+@router.head("/ready", include_in_schema=False)
 async def ready(request: Request) -> JSONResponse:
     """Whether requests are taken: 503 while the server shuts down or when its engine has stopped."""
     service = service_of(request)
@@ -47,6 +49,7 @@ async def ready(request: Request) -> JSONResponse:
 
 
 @router.get("/version")
+@router.head("/version", include_in_schema=False)
 async def its_version() -> JSONResponse:
     """The version of the server."""
     return JSONResponse({"version": version("outthink")})
@@ -63,7 +66,7 @@ def metrics(request: Request) -> PlainTextResponse:
 async def embeddings(request: Request, body: EmbeddingRequest) -> JSONResponse:
     """The mean of the last hidden states over each text, of Euclidean length 1."""
     service = service_of(request)
-    service.base_name(body.model)
+    service.check_plain_name(body.model)
     service.accept(OnTerms())  # a row of a batch comes in the context of the row before it
     prompts = await prompts_of(service, body.input)
     service.check_size(prompts, 1, 0)
@@ -94,11 +97,11 @@ async def embeddings(request: Request, body: EmbeddingRequest) -> JSONResponse:
 async def tokenize(request: Request, body: TokenizeRequest) -> JSONResponse:
     """The token ids of a text, or of messages through the chat template."""
     service = service_of(request)
-    service.base_name(body.model)
+    service.check_plain_name(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise ApiError(400, "Give either prompt or messages.", param="prompt")
     if body.prompt is not None:
-        tokens = await service.encode(body.prompt, body.add_special_tokens)
+        tokens = await service.encode(body.prompt, body.add_special_tokens is not False)
     else:
         tokens = await service.encode_chat([message.plain() for message in body.messages or ()])
     return JSONResponse({"tokens": tokens, "count": len(tokens), "max_model_len": service.context})
@@ -108,7 +111,7 @@ async def tokenize(request: Request, body: TokenizeRequest) -> JSONResponse:
 async def detokenize(request: Request, body: DetokenizeRequest) -> JSONResponse:
     """The text of token ids."""
     service = service_of(request)
-    service.base_name(body.model)
+    service.check_plain_name(body.model)
     tokenizer = service.model.loaded.tokenizer
     if any(token >= tokenizer.vocab_size for token in body.tokens):
         raise ApiError(400, f"Token ids must be below {tokenizer.vocab_size:,}.", param="tokens")
@@ -122,9 +125,9 @@ async def detokenize(request: Request, body: DetokenizeRequest) -> JSONResponse:
 @router.post("/v1/solves")
 async def create_solve(request: Request, body: SolveRequest) -> JSONResponse:
     """Begin to think about a problem; it goes on whether or not the client stays."""
-    service_of(request).base_name(body.model)
+    body = spelled_solve(service_of(request), body)
     jobs = jobs_of(request)
-    return JSONResponse(jobs.show(await jobs.submit(tenant_of(request), body)), 202)
+    return JSONResponse(await jobs.shown(await jobs.submit(tenant_of(request), body)), 202)
 
 
 @router.get("/v1/solves")
@@ -132,38 +135,35 @@ async def list_solves(request: Request, limit: Annotated[int, Query(ge=1, le=200
     """The newest solves of this client."""
     jobs = jobs_of(request)
     found = await jobs.recent(tenant_of(request), limit)
-    return JSONResponse({"object": "list", "data": [jobs.show(job) for job in found]})
+    return JSONResponse({"object": "list", "data": [await jobs.shown(job) for job in found]})
 
 
 @router.get("/v1/solves/{job_id}")
-async def get_solve(request: Request, job_id: str, tree: bool = False) -> JSONResponse:
+async def get_solve(request: Request, job_id: str, tree: bool = False) -> Response:
     """Where a solve stands, the best answer so far, and at the end the posterior; ``tree``: with the whole tree."""
     jobs = jobs_of(request)
-    return JSONResponse(jobs.show(await jobs.get(job_id, tenant_of(request)), tree))
+    job = await jobs.get(job_id, tenant_of(request))
+    return Response(await jobs.written(job, tree), media_type="application/json")
 
 
 @router.get("/v1/solves/{job_id}/events")
 async def follow_solve(request: Request, job_id: str) -> EventStream:
     """The solve and its tree a few times a second, until it is over."""
-    jobs, tenant, gate = jobs_of(request), tenant_of(request), service_of(request).gate
-    await jobs.get(job_id, tenant)
+    jobs = jobs_of(request)
+    return EventStream(jobs.follow(job_id, tenant_of(request), jobs.written))
 
-    async def events() -> AsyncIterator[dict[str, Any]]:
-        while True:
-            job = await jobs.get(job_id, tenant)
-            yield jobs.show(job, with_tree=True)
-            if job.status not in ("queued", "running") or gate.closing:
-                return
-            await asyncio.sleep(NEWS_SECONDS)
 
-    return EventStream(events())
+@router.post("/v1/solves/{job_id}/cancel")
+async def cancel_solve(request: Request, job_id: str) -> JSONResponse:
+    """Stop a solve; its pages are free within a second. One that is over stays as it is."""
+    jobs = jobs_of(request)
+    return JSONResponse(await jobs.shown(await jobs.cancel(job_id, tenant_of(request))))
 
 
 @router.delete("/v1/solves/{job_id}")
-async def cancel_solve(request: Request, job_id: str) -> JSONResponse:
-    """Stop a solve; its pages are free within a second."""
-    jobs = jobs_of(request)
-    return JSONResponse(jobs.show(await jobs.cancel(job_id, tenant_of(request))))
+async def delete_solve(request: Request, job_id: str) -> JSONResponse:
+    """Stop a solve, as cancelling does; of one that is over, forget the problem, the answer and the tree."""
+    return JSONResponse(await jobs_of(request).delete(job_id, tenant_of(request)))
 
 
 def _encoded(vector: list[float], encoding: str) -> list[float] | str:

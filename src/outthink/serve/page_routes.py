@@ -6,33 +6,30 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from outthink.bench.reason.scale import SCALES, Room, scale_of
 from outthink.core.question import Question
 from outthink.models.flops import head_flops, position_flops
 from outthink.reason import STRATEGIES
+from outthink.reason.scale import SCALES, Room, scale_of
 from outthink.reason.solve import ask
 from outthink.serve.body import JsonRoute
 from outthink.serve.delivery import EventStream
 from outthink.serve.failures import ApiError
-from outthink.serve.jobs import NEWS_SECONDS, Jobs
+from outthink.serve.jobs import Jobs, as_json
 from outthink.serve.metrics import read_engine
 from outthink.serve.openai_routes import service_of, tenant_of
-from outthink.serve.store import UNFINISHED, Job
-from outthink.serve.thinking import DEFAULT_BUDGET, DEFAULT_STRATEGY, RUNS_CODE
+from outthink.serve.store import Job
+from outthink.serve.thinking import DEFAULT_BUDGET, DEFAULT_STRATEGY, verifiers
 from outthink.show import copied, live_view, read_record, view_of
 from outthink.show.page import recorded_page
 from outthink.tasks.suites import CORE, draw
-from outthink.verify import VERIFIERS
 
 router = APIRouter(route_class=JsonRoute)
-BUSY_SHARE = 0.25  # of one core, at most, goes into drawing one search
-MOST_PAUSE = 2.0  # seconds
 TYPICAL_CONTEXT = 64  # positions that a sampled token attends to, for its FLOPs before any were billed
 MOST_LINES = 4096  # the largest option that a client may set
 
@@ -61,7 +58,7 @@ async def methods(request: Request) -> JSONResponse:
     return JSONResponse(
         {
             "strategies": strategies,
-            "verifiers": [name for name in VERIFIERS.names() if name not in RUNS_CODE],
+            "verifiers": verifiers(),
             "default_strategy": DEFAULT_STRATEGY,
             "token_flops": position_flops(config, TYPICAL_CONTEXT) + head_flops(config),
         }
@@ -112,21 +109,12 @@ def status(request: Request) -> JSONResponse:
 @router.get("/api/solves/{job_id}/view")
 async def watch(request: Request, job_id: str) -> EventStream:
     """A solve as it is drawn, a few times a second until it is over; more rarely where its tree is large."""
-    jobs, tenant, gate = jobs_of(request), tenant_of(request), service_of(request).gate
-    await jobs.get(job_id, tenant)
+    jobs = jobs_of(request)
 
-    async def events() -> AsyncIterator[dict[str, Any]]:
-        while True:
-            job = await jobs.get(job_id, tenant)
-            began = time.monotonic()
-            yield await drawn(jobs, job)
-            if job.status not in UNFINISHED or gate.closing:
-                return
-            pause = min(MOST_PAUSE, max(NEWS_SECONDS, (time.monotonic() - began) / BUSY_SHARE))
-            running = jobs.running.get(job_id)
-            await (asyncio.wait({running.task}, timeout=pause) if running else asyncio.sleep(pause))
+    async def tell(job: Job) -> bytes:
+        return await asyncio.to_thread(as_json, await drawn(jobs, job))
 
-    return EventStream(events())
+    return EventStream(jobs.follow(job_id, tenant_of(request), tell))
 
 
 @router.get("/v1/solves/{job_id}/tree.html")

@@ -15,20 +15,27 @@ _SOUND = f"{_TEXT} alone."
 
 @dataclass(frozen=True)
 class Unsupported:
-    """A field that takes nothing, or what comes to that: null, a ``neutral`` value, an empty list, object or text."""
+    """A field that takes nothing, or what comes to that: null, a ``neutral`` value, an empty list, object or text.
+
+    ``empty_asks``: an empty object asks for something too: for all that it could say, as it is by default.
+    """
 
     why: str
     neutral: tuple[Any, ...] = ()
+    empty_asks: bool = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(self._check, core_schema.none_schema())
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"enum": [None, [], {}, "", *self.neutral]}
+        return {"enum": [None, *self._empty, *self.neutral]}
+
+    @property
+    def _empty(self) -> tuple[Any, ...]:
+        return () if self.empty_asks else ([], {}, "")
 
     def _check(self, sent: Any) -> None:
-        empty = isinstance(sent, list | dict | str) and not sent
-        if sent is not None and not empty and not any(_same(sent, value) for value in self.neutral):
+        if sent is not None and not any(_same(sent, value) for value in (*self._empty, *self.neutral)):
             raise PydanticCustomError("unsupported", "{why}", {"why": self.why})
 
 
@@ -128,9 +135,9 @@ class RefusedInChat(BaseModel):
             ),
         ),
     ] = None
-    web_search_options: Annotated[None, Unsupported(_TOOLS)] = None
+    web_search_options: Annotated[None, Unsupported(_TOOLS, empty_asks=True)] = None
     modalities: Annotated[None, Unsupported(_SOUND, (["text"],))] = None
-    audio: Annotated[None, Unsupported(_SOUND)] = None
+    audio: Annotated[None, Unsupported(_SOUND, empty_asks=True)] = None
     prediction: Annotated[None, Unsupported("Predicted outputs are not supported.")] = None
     verbosity: Annotated[None, Unsupported("How much is said is up to the prompt.", ("medium",))] = None
     chat_template: Annotated[None, Unsupported("A model's own template is used.")] = None

@@ -11,7 +11,6 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from outthink.core.posterior import Posterior
 from outthink.serve.body import JsonRoute
 from outthink.serve.completions import Order, Outcome, generate, stream
 from outthink.serve.delivery import EventStream, unless_gone
@@ -23,7 +22,7 @@ from outthink.serve.response_events import ResponseEvents, message_item, reasoni
 from outthink.serve.schema import ChatRequest, Message, ResponsesRequest
 from outthink.serve.service import Service
 from outthink.serve.thinking import Plan, plan_of, report
-from outthink.serve.thought_chat import think_chat, thoughts
+from outthink.serve.thought_chat import Conclusion, think_chat, thoughts
 
 router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
@@ -37,18 +36,15 @@ async def responses(request: Request, body: ResponsesRequest) -> Response:
     _, suffix = service.base_name(body.model)
     service.accept(body)
     effort = body.reasoning.effort if body.reasoning is not None else None
-    plan = plan_of(body.thinking, effort, None, suffix)
+    plan = plan_of(body.thinking, effort, None, suffix, body.max_output_tokens)
     chat, head = _as_chat(body), _head(service, body)
     wanted = text_format(body.text.format if body.text is not None else None)
     if plan is not None:
-        if body.max_output_tokens is not None:
-            why = "max_output_tokens cannot be combined with thinking: its budget says what is spent."
-            raise ApiError(400, why, param="max_output_tokens")
         if body.stream:
             return EventStream(_thought_events(service, tenant, chat, plan, wanted, head))
-        posterior = await unless_gone(request, think_chat(service, tenant, chat, plan, wanted))
-        return JSONResponse(_thought(posterior, head))
-    order = await chat_order(service, chat, wanted)
+        found = await unless_gone(request, think_chat(service, tenant, chat, plan, wanted))
+        return JSONResponse(_thought(found, head))
+    order = await chat_order(service, tenant, chat, wanted)
     if body.stream:
         return EventStream(_events(service, tenant, order, head))
 
@@ -85,18 +81,19 @@ async def _thought_events(
                 for event in events.begin():
                     yield event
                 begun = True
-            if isinstance(found, Posterior):
+            if isinstance(found, Conclusion):
                 for event in _told(events, found, head):
                     yield event
 
 
-def _told(events: ResponseEvents, posterior: Posterior, head: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _told(events: ResponseEvents, found: Conclusion, head: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    posterior = found.posterior
     if posterior.best_line is not None:
         yield from events.reasoning(posterior.best_line.text)
     yield from events.open_message()
     yield events.text(posterior.best or "")
     yield from events.close_message(complete=posterior.best is not None)
-    yield events.end(_thought(posterior, head, events.items))
+    yield events.end(_thought(found, head, events.items))
 
 
 def _head(service: Service, body: ResponsesRequest) -> dict[str, Any]:
@@ -151,16 +148,13 @@ def _finished(outcome: Outcome, head: dict[str, Any], items: list[dict[str, Any]
     }
 
 
-def _thought(posterior: Posterior, head: dict[str, Any], items: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    bill, line, complete = posterior.cost, posterior.best_line, posterior.best is not None
+def _thought(found: Conclusion, head: dict[str, Any], items: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    posterior = found.posterior
+    line, complete = posterior.best_line, posterior.best is not None
     if items is None:
         thought = [] if line is None else [reasoning_item(line.text)]
         items = [*thought, message_item(posterior.best or "", complete)]
-    winning = sum(t.tokens for t in line.thought.line()) if line is not None and line.thought is not None else 0
-    return _response(head, items, complete) | {
-        "usage": _usage(bill.prefilled + bill.cached, bill.decoded, bill.cached, bill.decoded - winning),
-        "thinking": report(posterior),
-    }
+    return _response(head, items, complete) | {"usage": _usage(*found.usage), "thinking": report(posterior)}
 
 
 def _response(head: dict[str, Any], items: list[dict[str, Any]], complete: bool) -> dict[str, Any]:
@@ -178,6 +172,6 @@ def _usage(given: int, made: int, cached: int, reasoning: int) -> dict[str, Any]
         "input_tokens": given,
         "input_tokens_details": {"cached_tokens": cached},
         "output_tokens": made,
-        "output_tokens_details": {"reasoning_tokens": max(0, reasoning)},
+        "output_tokens_details": {"reasoning_tokens": reasoning},
         "total_tokens": given + made,
     }

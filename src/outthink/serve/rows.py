@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,8 @@ from outthink.serve.failures import ApiError, as_api_error, invalid
 from outthink.serve.jobs import check_solve, plan_of_solve, solved
 from outthink.serve.schema import ChatRequest, CompletionRequest, EmbeddingRequest, SolveRequest, Strict
 from outthink.serve.service import Service
-from outthink.serve.thinking import plan_of
+from outthink.serve.thinking import spelled_solve
+from outthink.serve.thought_chat import plan_of_chat
 
 BODIES = {
     "/v1/chat/completions": ChatRequest,
@@ -29,6 +30,8 @@ BODIES = {
     "/v1/solves": SolveRequest,
 }
 Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/solves"]
+Span = tuple[int, int]
+"""Of bytes: the first, and the one behind the last."""
 MAX_ROWS = 50_000
 TOLD_FAULTS = 100
 ATTEMPTS = 8
@@ -87,39 +90,64 @@ def read_rows(content: bytes, endpoint: str | None = None) -> tuple[list[Row], l
     """
     rows: list[Row] = []
     faults: list[Fault] = []
-    seen: set[str] = set()
-    for number, line in enumerate(content.split(b"\n"), 1):
-        if not line.strip():
-            continue
-        if len(rows) >= MAX_ROWS:
-            faults.append(Fault(number, f"A batch has at most {MAX_ROWS:,} rows; make several."))
-            break
-        try:
-            row = _row(line, len(rows))
-            if endpoint is not None and row.url != endpoint:
-                raise ApiError(400, f"url is {row.url}, and the batch is for {endpoint}.", param="url")
-            if row.custom_id in seen:
-                raise ApiError(400, f"custom_id {row.custom_id!r} stands on an earlier line.", param="custom_id")
-            seen.add(row.custom_id)
-            rows.append(row)
-        except ApiError as error:
-            faults.append(Fault(number, error.message.replace("The body", "The line"), error.param))
-            if len(faults) == TOLD_FAULTS:
-                break
-    if not rows and not faults:
-        faults.append(Fault(1, "There is no row: write one JSON object a line."))
+    for _, found in scan(content, endpoint):
+        if isinstance(found, Row):
+            rows.append(found)
+        else:
+            faults.append(found)
     return rows, faults
 
 
-def check_rows(service: Service, rows: Sequence[Row]) -> list[Result]:
-    """The rows whose bodies are refused, with the answer that each gets. Computes nothing."""
-    refused = []
-    for row in rows:
+def scan(content: bytes, endpoint: str | None = None) -> Iterator[tuple[Span, Row | Fault]]:
+    """What `read_rows` finds, one after the other, and where its line is."""
+    num_rows, num_faults = 0, 0
+    seen: set[bytes] = set()
+    for number, span in enumerate(_lines(content), 1):
+        line = content[slice(*span)]
+        if not line.strip():
+            continue
+        if num_rows >= MAX_ROWS:
+            yield span, Fault(number, f"A batch has at most {MAX_ROWS:,} rows; make several.")
+            return
         try:
-            _check(service, row)
-        except (ApiError, OutthinkError) as error:
-            refused.append(_answered(row, as_api_error(error)))
-    return refused
+            row = read_row(line, num_rows)
+            if endpoint is not None and row.url != endpoint:
+                raise ApiError(400, f"url is {row.url}, and the batch is for {endpoint}.", param="url")
+            name = hashlib.blake2b(row.custom_id.encode(), digest_size=16).digest()
+            if name in seen:
+                raise ApiError(400, f"custom_id {row.custom_id!r} stands on an earlier line.", param="custom_id")
+            seen.add(name)
+            num_rows += 1
+            yield span, row
+        except ApiError as error:
+            num_faults += 1
+            yield span, Fault(number, error.message.replace("The body", "The line"), error.param)
+            if num_faults == TOLD_FAULTS:
+                return
+    if not num_rows and not num_faults:
+        yield (0, 0), Fault(1, "There is no row: write one JSON object a line.")
+
+
+def _lines(content: bytes) -> Iterator[Span]:
+    start = 0
+    while (end := content.find(b"\n", start)) >= 0:
+        yield start, end
+        start = end + 1
+    yield start, len(content)
+
+
+def check_rows(service: Service, rows: Iterable[Row]) -> list[Result]:
+    """The rows whose bodies are refused, with the answer that each gets. Computes nothing."""
+    return [refused for row in rows if (refused := check_row(service, row)) is not None]
+
+
+def check_row(service: Service, row: Row) -> Result | None:
+    """What a row whose body is refused gets for an answer. Computes nothing."""
+    try:
+        _check(service, row)
+    except (ApiError, OutthinkError) as error:
+        return _answered(row, as_api_error(error))
+    return None
 
 
 async def run_row(app: FastAPI, service: Service, tenant: str, row: Row) -> Result | None:
@@ -151,7 +179,7 @@ def undone(row: Row, code: str, message: str) -> Result:
     return Result(row.number, True, json.dumps(line))
 
 
-def _row(line: bytes, number: int) -> Row:
+def read_row(line: bytes, number: int) -> Row:
     """The row of a line. Raises ApiError."""
     value = parse(line)
     try:
@@ -172,13 +200,14 @@ def _check(service: Service, row: Row) -> None:
         request = BODIES[row.url].model_validate(row.body)
     except ValidationError as error:
         raise _invalid(error) from error
-    _, suffix = service.base_name(request.model)
     if getattr(request, "stream", False):
         raise ApiError(400, "A row is answered whole: leave stream out.", param="stream")
     if isinstance(request, ChatRequest):
-        plan_of(request.thinking, request.reasoning_effort, request.thinking_token_budget, suffix)
+        plan_of_chat(service, request)
     elif isinstance(request, SolveRequest):
-        plan_of_solve(request)
+        plan_of_solve(spelled_solve(service, request))
+    else:
+        service.check_plain_name(request.model)
 
 
 def _answered(row: Row, error: ApiError) -> Result:
@@ -194,7 +223,9 @@ def _result(row: Row, status: int, body: dict[str, Any]) -> Result:
 async def _solve(service: Service, tenant: str, asked: dict[str, Any]) -> tuple[int, bytes]:
     """A solve that is answered when it is over, without a job of its own: the batch is what outlasts the process."""
     try:
-        await check_solve(service, SolveRequest.model_validate(asked))
+        request = spelled_solve(service, SolveRequest.model_validate(asked))
+        asked = request.model_dump(mode="json", exclude_unset=True)
+        await check_solve(service, request)
         async with service.admitted(tenant):
             status, result = await solved(service, tenant, asked)
     except (ApiError, OutthinkError, TimeoutError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
@@ -31,6 +31,11 @@ class Strict(BaseModel):
     """A JSON object whose fields are all known and of their own type; numbers are finite."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
+
+
+def contradiction(field: str, why: str) -> PydanticCustomError:
+    """The error of a request that says two things that exclude each other, one of them in ``field``."""
+    return PydanticCustomError("contradiction", "{why}", {"why": why, "field": field})
 
 
 class StreamOptions(Strict):
@@ -82,7 +87,7 @@ class ResponseFormat(Strict):
     @model_validator(mode="after")
     def _whole(self) -> ResponseFormat:
         if (self.json_schema is not None) != (self.type == "json_schema"):
-            raise PydanticCustomError("contradiction", "{why}", {"why": "type and json_schema go together"})
+            raise contradiction("json_schema", "it and its type go together")
         return self
 
 
@@ -136,9 +141,14 @@ class Generating(RefusedInGenerating, OnTerms, Strict):
             return sent
         for name, value in extra.items():
             if name == "extra_body" or (name in sent and sent[name] != value):
-                why = f"extra_body says {name[:64]!r} otherwise than the request itself"
-                raise PydanticCustomError("contradiction", "{why}", {"why": why})
+                raise contradiction("extra_body", f"it says {name[:64]!r} otherwise than the request itself")
         return {**extra, **sent, "extra_body": None}
+
+    @model_validator(mode="after")
+    def _streamed(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise contradiction("stream_options", "it goes with stream: true")
+        return self
 
 
 class CompletionRequest(Generating):
@@ -167,7 +177,9 @@ class TextPart(Strict):
 
 
 class Message(RefusedInMessage, Strict):
-    """One turn of a chat."""
+    """One turn of a chat. A ``name`` and the reasoning of former turns are taken, since clients send them back, but no
+    template here reads them.
+    """
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | Annotated[list[TextPart], Field(max_length=256)] | None = None
@@ -197,6 +209,13 @@ class ChatRequest(RefusedInChat, Generating):
     store: Literal[False] | None = None
     metadata: Annotated[dict[Name, Note], Field(max_length=16)] | None = None
 
+    @model_validator(mode="after")
+    def _one_limit(self) -> ChatRequest:
+        limits = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(limits) > 1:
+            raise contradiction("max_completion_tokens", "max_tokens, its former name, says otherwise")
+        return self
+
 
 class ReasoningOptions(Strict):
     """``reasoning`` of the Responses API. A ``summary`` is the winning line itself, whatever was asked for."""
@@ -214,7 +233,7 @@ class TextFormat(NamedSchema):
     @model_validator(mode="after")
     def _whole(self) -> TextFormat:
         if (self.schema_ is not None) != (self.type == "json_schema"):
-            raise PydanticCustomError("contradiction", "{why}", {"why": "type json_schema and schema go together"})
+            raise contradiction("schema", "it and the type json_schema go together")
         return self
 
 
@@ -274,7 +293,13 @@ class TokenizeRequest(Strict):
     model: Name | None = None
     prompt: Text | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=4096)] | None = None
-    add_special_tokens: bool = True
+    add_special_tokens: bool | None = None
+
+    @model_validator(mode="after")
+    def _templated(self) -> TokenizeRequest:
+        if self.messages is not None and self.add_special_tokens:
+            raise contradiction("add_special_tokens", "of messages the template writes them")
+        return self
 
 
 class DetokenizeRequest(Strict):

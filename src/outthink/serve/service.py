@@ -75,6 +75,14 @@ class Service:
             )
         return base, suffix or None
 
+    def check_plain_name(self, name: str | None) -> None:
+        """Raise ApiError 404 for another model, and 400 for a name that asks for thought where there is none."""
+        base, suffix = self.base_name(name)
+        if suffix is not None:
+            raise ApiError(
+                400, f"Thinking is for chats, responses and solves; here the model is plain {base!r}.", param="model"
+            )
+
     def accept(self, asked: OnTerms) -> None:
         """Work on a request, in this context, on the terms that it asks for. Raises ApiError 400 where it may not."""
         Terms.agree(asked, self.config.api_keys)

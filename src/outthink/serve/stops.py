@@ -11,6 +11,11 @@ class StopHold:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops, self._held, self._sent = tuple(stops), "", 0
 
+    @property
+    def holds(self) -> bool:
+        """Whether some text is kept back."""
+        return bool(self._held)
+
     def add(self, text: str) -> str:
         """What of the text so far may be sent now and was not yet."""
         self._held += text

@@ -14,6 +14,7 @@ from sqlalchemy import select
 from outthink.serve.database import SETTINGS, SOLVES, Database, StoreError
 
 UNFINISHED = ("queued", "running")
+KEPT = 1000
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,13 @@ class Job:
 
 
 class Store:
-    """The solves in a database. Blocking; safe to use from several threads. Raises StoreError where it refuses."""
+    """The solves in a database. Blocking; safe to use from several threads. Raises StoreError where it refuses.
 
-    def __init__(self, database: Database) -> None:
-        self.database = database
+    ``kept``: of each tenant no more solves that are over stay there, the last to end.
+    """
+
+    def __init__(self, database: Database, kept: int = KEPT) -> None:
+        self.database, self.kept = database, kept
 
     @property
     def secret(self) -> bytes:
@@ -80,12 +84,27 @@ class Store:
         return [_job(row) for row in self.database.all(query.limit(limit))]
 
     def set(self, job_id: str, status: str, result: Mapping[str, Any] | None = None) -> None:
-        """Note where a job stands; one that is over stays as it is."""
+        """Note where a job stands; one that is over stays as it is.
+
+        With one that is over, those of its tenant go that ended before the last `kept` of them.
+        """
         values: dict[str, Any] = {"status": status, "updated": time.time()}
         if result is not None:
             values["result"] = json.dumps(dict(result))
         open_job = (SOLVES.c.id == job_id) & SOLVES.c.status.in_(UNFINISHED)
-        self.database.write(SOLVES.update().where(open_job).values(**values))
+        write = SOLVES.update().where(open_job).values(**values)
+        self.database.write(write, *([] if status in UNFINISHED else [self._outdated(job_id)]))
+
+    def remove(self, job_id: str, tenant: str) -> bool:
+        """Delete a job of ``tenant`` that is over. Returns whether it was there."""
+        own = (SOLVES.c.id == job_id) & (SOLVES.c.tenant == tenant)
+        return self.database.write(SOLVES.delete().where(own & SOLVES.c.status.not_in(UNFINISHED))) == 1
+
+    def _outdated(self, job_id: str) -> Any:
+        tenant = select(SOLVES.c.tenant).where(SOLVES.c.id == job_id).scalar_subquery()
+        over = (SOLVES.c.tenant == tenant) & SOLVES.c.status.not_in(UNFINISHED)
+        newest = select(SOLVES.c.id).where(over).order_by(SOLVES.c.updated.desc(), SOLVES.c.id).limit(self.kept)
+        return SOLVES.delete().where(over & SOLVES.c.id.not_in(newest))
 
     def close(self) -> None:
         """Close the database."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from outthink.core.posterior import Posterior
 from outthink.core.question import Question
 
@@ -30,6 +32,20 @@ def confidence_words(posterior: Posterior) -> str:
             return _agreement(agreeing, posterior.attempts)
         case _:
             return f"its share of the weight of {_count(posterior.attempts, 'line')}"
+
+
+def evidence_words(posterior: Posterior) -> str | None:
+    """What the evidence was estimated to be and how well it is known; None where it was not estimated."""
+    if posterior.log_evidence is None:
+        return None
+    runs = _count(posterior.evidence_runs, "independent run")
+    if posterior.log_evidence == -math.inf:
+        return f"log evidence: no line of {runs} had any weight"
+    if posterior.log_evidence_se is None:
+        why = "one run alone does" if posterior.evidence_runs < 2 else "runs that all agree do"
+        return f"log evidence {posterior.log_evidence:.4g} nats, of {runs}; {why} not tell its error"
+    error = f"standard error {posterior.log_evidence_se:.2g}"
+    return f"log evidence {posterior.log_evidence:.4g} nats, {error}, of {runs}"
 
 
 def stop_words(stopped: str, interrupted: bool = False) -> str | None:

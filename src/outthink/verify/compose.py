@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
 
 from outthink.core.budget import Ledger
 from outthink.core.errors import UserError
 from outthink.core.question import Question
+from outthink.core.together import together
 from outthink.lm.protocol import Branch
+from outthink.verify.checked import Checked
 from outthink.verify.likelihood import Likelihood
+from outthink.verify.needs import refuse_relative
 from outthink.verify.odds import log_mean
 from outthink.verify.protocol import Verifier
 
@@ -130,12 +132,32 @@ class Staged:
 
 
 def for_steps(verifier: Verifier | None) -> Verifier:
-    """Who scores unfinished lines: ``verifier`` where it can; the likelihood where there is none, or it only judges
-    finished ones.
+    """Who scores unfinished lines: ``verifier`` where it can. Of a product or mixture the parts that can do so until a
+    line is finished, and then all; the likelihood until then where there are none, or ``verifier`` is None. Raises
+    CapabilityError for one that compares lines with each other.
     """
     if verifier is None:
         return Likelihood()
-    return verifier if verifier.partial else Staged(Likelihood(), verifier)
+    refuse_relative(verifier)
+    return verifier if verifier.partial else Staged(_of_steps(verifier) or Likelihood(), verifier)
+
+
+def _of_steps(verifier: Verifier) -> Verifier | None:
+    """What of it can judge lines that are on the way; None where nothing can."""
+    if verifier.partial:
+        return verifier
+    if isinstance(verifier, Checked):
+        inner = _of_steps(verifier.part)
+        return None if inner is None else Checked(inner)
+    if not isinstance(verifier, Product | Mixture):
+        return None
+    weights = verifier.powers if isinstance(verifier, Product) else verifier.shares
+    found = [(_of_steps(part), weight) for part, weight in zip(verifier.parts, weights, strict=True)]
+    parts = [(part, weight) for part, weight in found if part is not None]
+    if not parts:
+        return None
+    kept, powers = [part for part, _ in parts], [weight for _, weight in parts]
+    return Product(*kept, powers=powers) if isinstance(verifier, Product) else Mixture(*kept, shares=powers)
 
 
 def _answered(question: Question, branch: Branch) -> bool:
@@ -146,7 +168,7 @@ def _answered(question: Question, branch: Branch) -> bool:
 async def _scores(
     parts: Sequence[Verifier], question: Question, branches: Sequence[Branch], ledger: Ledger
 ) -> list[list[float]]:
-    return await asyncio.gather(*(part.score(question, branches, ledger) for part in parts))
+    return await together(part.score(question, branches, ledger) for part in parts)
 
 
 def _weights(what: str, parts: Sequence[Verifier], weights: Sequence[float] | None) -> list[float]:

@@ -15,12 +15,15 @@ from outthink.lm.protocol import Branch
 
 
 class TokenConfidence:
-    """The mean over a line of token confidence: minus the mean log-probability of the k likeliest tokens, in nats.
+    """Minus log k divided by the mean over a line of token confidence, which is minus the mean log-probability of the k
+    likeliest tokens, in nats.
 
-    Where one token takes nearly all the probability the others are very unlikely, and this is large. ``window``: the
-    least mean over so many tokens in a row instead, so that one doubtful passage counts (None: the whole line).
-    Source: Fu et al. 2025, Deep Think with Confidence, arXiv:2508.15260, sections 3.1 and 3.2. Raises CapabilityError
-    where the tokens were drawn without ``top_logprobs``.
+    Where one token takes nearly all the probability the others are very unlikely, so that confidence is large and the
+    score near 0; where k tokens are equally likely, and no others, it is -1. A log-weight of at most 0 can guide a
+    search, as confidence itself could not. ``window``: the least mean over so many tokens in a row instead, so that one
+    doubtful passage counts (None: the whole line). Source of the confidence: Fu et al. 2025, Deep Think with
+    Confidence, arXiv:2508.15260, sections 3.1 and 3.2. Raises CapabilityError where the tokens were drawn with
+    ``top_logprobs`` below 2.
     """
 
     name = "confidence"
@@ -44,11 +47,11 @@ class TokenConfidence:
         return False
 
     def _score(self, branch: Branch) -> float:
-        values = [_confidence(top) for top in _tops(branch)]
+        values = [_confidence(top) / math.log(len(top)) for top in _tops(branch, least=2)]
         size = min(self.window or len(values), len(values))
         if not size:
             return 0.0
-        return min(math.fsum(values[i : i + size]) / size for i in range(len(values) - size + 1))
+        return -1 / min(math.fsum(values[i : i + size]) / size for i in range(len(values) - size + 1))
 
 
 class Entropy:
@@ -80,12 +83,12 @@ class Entropy:
 Top = Sequence[tuple[int, float]]
 
 
-def _tops(branch: Branch) -> list[Top]:
-    """What was noted of each token's law, along the whole line."""
+def _tops(branch: Branch, least: int = 1) -> list[Top]:
+    """What was noted of each token's law, along the whole line: ``least`` tokens or more."""
     parts: list[Sequence[Top]] = []
     at: Branch | None = branch
     while at is not None:
-        if at.log_probs and (len(at.top_log_probs) != len(at.tokens) or not all(at.top_log_probs)):
+        if at.log_probs and (len(at.top_log_probs) != len(at.tokens) or min(map(len, at.top_log_probs)) < least):
             raise CapabilityError(
                 "This verifier reads the likeliest tokens beside each drawn one, and none were kept: sample with "
                 "top_logprobs=5 or more."

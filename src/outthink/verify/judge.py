@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from outthink.core.budget import Ledger
 from outthink.core.errors import CapabilityError, PromptError, UserError
 from outthink.core.question import Prompt, Question
+from outthink.core.together import together
 from outthink.lm.protocol import LM, Branch
 from outthink.verify.odds import EVEN, log_sigmoid
 
@@ -51,7 +52,7 @@ class SelfEvaluation:
         """See `Verifier.score`."""
         ledger.charge(verifier_calls=len(branches))
         paying = ledger.for_verifier()
-        return list(await asyncio.gather(*(self._score(branch, paying) for branch in branches)))
+        return await together(self._score(branch, paying) for branch in branches)
 
     def accepts(self, score: float) -> bool:
         """Never: a model may be sure of a wrong line."""
@@ -84,6 +85,7 @@ class PairwiseJudge:
     name = "pairwise"
     sound = False
     partial = False
+    relative = True
     needs = ("score",)
 
     def __init__(
@@ -130,7 +132,7 @@ class PairwiseJudge:
 
     async def _compare(self, judge: LM, prompt: Prompt, a: str, b: str) -> float | None:
         """The log-odds of ``a`` against ``b``, the mean of both orders; None where the budget ran out."""
-        forth, back = await asyncio.gather(self._ask(judge, prompt, a, b), self._ask(judge, prompt, b, a))
+        forth, back = await together((self._ask(judge, prompt, a, b), self._ask(judge, prompt, b, a)))
         return None if forth is None or back is None else (forth - back) / 2
 
     async def _ask(self, judge: LM, prompt: Prompt, first: str, second: str) -> float | None:
@@ -184,7 +186,7 @@ def bradley_terry(n: int, pairs: Pairs, log_odds: Sequence[float]) -> list[float
 
 async def _log_odds(branch: Branch, yes: str, no: str, ledger: Ledger) -> float | None:
     """log P(yes) - log P(no) after ``branch``, in nats; None where the budget ran out."""
-    for_it, against = await asyncio.gather(branch.score(yes), branch.score(no))
+    for_it, against = await together((branch.score(yes), branch.score(no)))
     if ledger.exhausted or not for_it or not against:  # one of them may be cut
         return None
     return math.fsum(for_it) - math.fsum(against)

@@ -15,7 +15,8 @@ class Verifier(Protocol):
 
     ``name``: how commands call it. ``sound``: a line that it accepts is certainly right. ``partial``: it can judge
     lines that are on the way, and not just finished ones. One that needs more of the model than the text of its lines
-    names that in ``needs``, a tuple of `outthink.lm.needs.NEEDS`. A class that is not made without arguments is an
+    names that in ``needs``, a tuple of `outthink.lm.needs.NEEDS`. One whose scores can only be compared with others of
+    the same call says so as ``relative = True``. A class that is not made without arguments is an
     `Opens` besides; one that holds something open has ``close()``.
     """
 
@@ -24,7 +25,10 @@ class Verifier(Protocol):
     partial: bool
 
     def require(self, question: Question) -> None:
-        """Raise CapabilityError where the question is not one that it can judge. Asked before anything is spent."""
+        """Raise CapabilityError where the question is not one that it can judge. Asked before anything is spent.
+
+        May take its time: `think` asks on a thread of its own, before whoever asks again on the event loop.
+        """
         ...
 
     async def score(self, question: Question, branches: Sequence[Branch], ledger: Ledger) -> list[float]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from outthink.core.budget import Ledger
 from outthink.core.errors import CapabilityError, UserError
 from outthink.core.question import Question
+from outthink.core.together import together
 from outthink.lm.protocol import Branch
 from outthink.tasks.problem import Problem, family
 from outthink.tasks.smt import Smt
@@ -31,23 +32,30 @@ class SmtChecker:
         if not timeout_s > 0:
             raise UserError(f"timeout_s={timeout_s!r} must be above 0.")
         self._timeout_ms = max(1, int(1000 * timeout_s))
+        self._sound = set[str]()  # formulas that were looked at: whoever asks again does not wait for z3
 
     def require(self, question: Question) -> None:
-        """See `Verifier.require`. Raises UserError for a formula that z3 cannot read, or that nothing satisfies."""
+        """See `Verifier.require`. Raises UserError for a formula that z3 cannot read, or that nothing satisfies.
+
+        Takes up to ``timeout_s`` seconds, for each formula once.
+        """
         if (smt := smt_of(question)) is None:
             raise CapabilityError(
                 "The z3 verifier cannot check this problem: no formula comes with it. Attach one, as "
                 "Question(..., problem=Smt(...)), or state the problem as `outthink tasks show constraints` does."
             )
+        if smt.formula in self._sound:
+            return
         if satisfiable(smt.formula, self._timeout_ms) is False:
             raise UserError("The formula of this problem contradicts itself: no answer could satisfy it.")
+        self._sound.add(smt.formula)
 
     async def score(self, question: Question, branches: Sequence[Branch], ledger: Ledger) -> list[float]:
         """See `Verifier.score`."""
         smt = smt_of(question)
         assert smt is not None, "asked before `require`"
         ledger.charge(verifier_calls=len(branches))
-        return list(await asyncio.gather(*(self._score(question, smt, branch) for branch in branches)))
+        return await together(self._score(question, smt, branch) for branch in branches)
 
     def accepts(self, score: float) -> bool:
         """See `Verifier.accepts`."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from outthink.core.budget import Ledger
 from outthink.core.errors import CapabilityError
 from outthink.core.question import Question
+from outthink.core.together import together
 from outthink.lm.protocol import Branch
 from outthink.verify.sandbox import Sandbox
 
@@ -89,7 +90,7 @@ class CodeTests:
         assert tests is not None, "asked before `require`"
         ledger.charge(verifier_calls=len(branches))
         slots = asyncio.Semaphore(self._width)
-        return list(await asyncio.gather(*(self._score(question, tests, b, ledger, slots) for b in branches)))
+        return await together(self._score(question, tests, b, ledger, slots) for b in branches)
 
     def accepts(self, score: float) -> bool:
         """See `Verifier.accepts`."""

@@ -19,8 +19,8 @@ from outthink.bench.reason.journal import Answers
 from outthink.bench.reason.picture import WHAT, draw
 from outthink.bench.reason.plan import Cell, GroundConfig, Progress, cells_of, check_budgets, draw_groups
 from outthink.bench.reason.run import Ground, Open, Stop, StoppedError, jobs_of, open_grounds
-from outthink.bench.reason.scale import scale_of
 from outthink.bench.reason.summary import best_of, points_of, tabulate
+from outthink.reason.scale import scale_of
 
 IN_FLIGHT = 8
 
@@ -54,7 +54,9 @@ async def _run(
     groups = draw_groups(config, progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
-        grounds = await open_grounds(stack, config.models, open_model, groups, config, config.verifiers)
+        grounds = await open_grounds(
+            stack, config.models, open_model, groups, config, config.verifiers, config.strategies
+        )
         weights = {label: one.weights for label, one in grounds.items()}
         header = {"what": "reason", "version": outthink.__version__, "config": config.to_json(), "weights": weights}
         journal = stack.enter_context(Answers(out, header))

@@ -22,9 +22,9 @@ class Record:
 
     ``number`` counts the problems of a ``suite`` at a ``difficulty`` (None: its whole range); ``problem`` is the hash
     of its canonical form, ``hard`` its own difficulty. ``answer`` is None where there was none, and ``prompt_fits``
-    False where the model could not even read the problem. ``bill`` is `Bill.to_json`, and ``over``
-    how far it exceeds the budget, in its unit. ``pages``: the most KV pages of the model that the open branches held at
-    once.
+    False where the model could not even read the problem. ``bill`` is `Bill.to_json`, and ``over`` how far it exceeds
+    the budget, in its unit. ``pages``: the most KV pages that the open branches held at once, summed over the models at
+    work, those of verifiers included.
     """
 
     model: str

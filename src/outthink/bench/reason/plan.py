@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from outthink.bench.reason.scale import scale_of, strategies_named
 from outthink.core.budget import Budget
 from outthink.core.errors import UserError
 from outthink.core.sampling import Sampling
+from outthink.reason.scale import scale_of, strategies_named
 from outthink.tasks.problem import Problem, check_difficulty
 from outthink.tasks.suites import get_suite
 

@@ -10,24 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from outthink.bench.reason.journal import Answers, Record
-from outthink.bench.reason.pages import PageMeter
+from outthink.bench.reason.pages import PageMeter, engines_of
 from outthink.bench.reason.plan import Cell, Group, ModelSource, Problems, Progress
-from outthink.bench.reason.scale import UNKNOWN_TOKENS, Room, scale_of
-from outthink.core.budget import Budget, Ledger
-from outthink.core.errors import OutthinkError, PromptError, UserError
+from outthink.core.budget import Ledger
+from outthink.core.errors import OutthinkError, PromptError
 from outthink.core.posterior import Posterior
 from outthink.core.question import Question
+from outthink.core.registry import Method
 from outthink.core.rng import mix
 from outthink.core.sampling import Sampling
 from outthink.lm.local import LocalLM
 from outthink.lm.model import Model
-from outthink.models.flops import head_flops, prefill_flops
 from outthink.reason.expression import read_strategy
 from outthink.reason.holding import together
+from outthink.reason.judged import COMPARING
+from outthink.reason.scale import Room, scale_of
 from outthink.reason.solve import ask, think
 from outthink.tasks.problem import Problem
 from outthink.verify import Verifier, opened
-from outthink.verify.needs import with_parts
+from outthink.verify.needs import check_model, refuse_relative, with_parts
 
 Open = Callable[[str], Model]
 """Opens a model by its source."""
@@ -89,45 +90,57 @@ def jobs_of(cells: Sequence[Cell], groups: Sequence[Group]) -> Iterator[Job]:
 
 
 class Ground:
-    """One model under measurement, its verifiers open and its pages watched."""
+    """One model under measurement, its verifiers and ``seconds``, the models that strategies name, open and all their
+    pages watched.
+    """
 
     def __init__(
-        self, model: Model, label: str, groups: Sequence[Group], config: Problems, judges: Mapping[str, Verifier]
+        self,
+        model: Model,
+        label: str,
+        groups: Sequence[Group],
+        config: Problems,
+        judges: Mapping[str, Verifier],
+        seconds: Mapping[str, Model] | None = None,
     ) -> None:
         self.model, self.label, self.config, self.judges = model, label, config, judges
-        self._meter = PageMeter(model.engine)
+        self.seconds = seconds or {}
+        readers = (getattr(part, "model", None) for judge in judges.values() for part in with_parts(judge))
+        self._meter = PageMeter(*engines_of([model, *self.seconds.values(), *readers]))
         lengths = [self._length(problem) for group in groups for problem in group.problems[:TYPICAL]]
         self.line = sum(lengths) / len(lengths)
 
     @property
     def weights(self) -> dict[str, str]:
-        """Hashes of the checkpoints at work: ``model``, and those of verifiers that have one."""
+        """Hashes of the checkpoints at work: ``model``, those of verifiers that have one, and of second models."""
         read = {
             name if place == 0 else f"{name}, part {place}": getattr(part, "model", None)
             for name, judge in self.judges.items()
             for place, part in enumerate(with_parts(judge))
         }
+        read |= {f"second model {source}": model for source, model in self.seconds.items()}
         sources = {name: model.loaded.source for name, model in read.items() if model is not None}
         return {name: fingerprint(source) for name, source in {"model": self.model.loaded.source, **sources}.items()}
 
     def options(self, cell: Cell) -> dict[str, Any]:
         """The options that the strategy of ``cell`` runs with, a line being as long as the problems' own solutions."""
-        return scale_of(cell.strategy).options(room_for(self.model, cell.budget, self.line))
+        return scale_of(cell.strategy).options(Room.of(self.model, cell.budget, self.line))
 
     def judge(self, cell: Cell) -> Verifier | None:
         """The verifier of ``cell``."""
         return None if cell.verifier is None else self.judges[cell.verifier]
 
     def check(self, cells: Iterable[Cell]) -> None:
-        """Raise UserError, before anything is spent, for a cell whose verifier cannot do what its strategy needs."""
+        """Raise UserError, before anything is spent, for a cell whose model or verifier cannot do what its strategy
+        needs, or whose strategy lacks a second model.
+        """
         for cell in cells:
-            read_strategy(cell.strategy).check_options(self.options(cell))
-            judge = self.judge(cell)
-            if scale_of(cell.strategy).accepting and (judge is None or not judge.accepts(0.0)):
-                raise UserError(
-                    f"{cell.strategy} needs a verifier that can accept a line, and {cell.verifier or 'none'} cannot: "
-                    "leave the strategy out, or name a verifier such as 'exact'."
-                )
+            lm, judge, options = self._session(Ledger(), 0, "check"), self.judge(cell), self.options(cell)
+            strategy = self._strategy(cell, lm.ledger, "check")
+            strategy.check_options(options)
+            check_model(lm, strategy, judge, options)
+            if judge is not None and scale_of(cell.strategy).verifier and cell.strategy not in COMPARING:
+                refuse_relative(judge)
 
     async def measure(
         self, jobs: Sequence[Job], journal: Answers, concurrency: int, stop: Stop, progress: Progress
@@ -183,8 +196,16 @@ class Ground:
 
     async def _think(self, job: Job, question: Question, ledger: Ledger, namespace: str) -> Posterior:
         seed = mix(self.config.seed, int(job.problem.canonical_key, 16))  # one for a problem: problems are independent
-        lm = apart(self.model, ledger, Sampling(temperature=self.config.temperature, seed=seed), namespace)
-        return await think(question, lm, job.cell.strategy, self.judge(job.cell), **self.options(job.cell))
+        lm, strategy = self._session(ledger, seed, namespace), self._strategy(job.cell, ledger, namespace)
+        return await think(question, lm, strategy, self.judge(job.cell), **self.options(job.cell))
+
+    def _session(self, ledger: Ledger, seed: int, namespace: str, model: Model | None = None) -> LocalLM:
+        sampling = Sampling(temperature=self.config.temperature, seed=seed)
+        return apart(model or self.model, ledger, sampling, namespace)
+
+    def _strategy(self, cell: Cell, ledger: Ledger, namespace: str) -> Method:
+        """That of ``cell``, with sessions of its own of the models that it names."""
+        return read_strategy(cell.strategy, lambda name: self._session(ledger, 0, namespace, self.seconds[name]))
 
     def _length(self, problem: Problem) -> int:
         lm = self.model.session()
@@ -198,30 +219,31 @@ async def open_grounds(
     groups: Sequence[Group],
     config: Problems,
     verifiers: Sequence[str],
+    strategies: Sequence[str] = (),
 ) -> dict[str, Ground]:
-    """The models by their labels, each with the verifiers, until ``stack`` is closed."""
-    grounds: dict[str, Ground] = {}
+    """The models by their labels, each with the verifiers and the models that ``strategies`` name, until ``stack`` is
+    closed.
+    """
+    grounds, seconds = dict[str, Ground](), dict[str, Model]()
+
+    def open_second(name: str) -> LocalLM:
+        if name not in seconds:
+            seconds[name] = stack.enter_context(open_model(name))
+        return seconds[name].session()
+
+    for strategy in strategies:
+        read_strategy(strategy, open_second)
     for source in dict.fromkeys(sources):
         model = stack.enter_context(open_model(source.source))
         judges = {name: await stack.enter_async_context(opened(name, model.session())) for name in verifiers}
         known = {name: judge for name, judge in judges.items() if judge is not None}
-        grounds[source.label] = Ground(model, source.label, groups, config, known)
+        grounds[source.label] = Ground(model, source.label, groups, config, known, seconds)
     return grounds
 
 
 def apart(model: Model, ledger: Ledger, sampling: Sampling, namespace: str) -> LocalLM:
     """A session of ``model`` that finds nothing in the cache but its own, so that what it costs is what it needs."""
     return LocalLM(model.thread, model.loaded.tokenizer, ledger, sampling, name=model.name, namespace=namespace)
-
-
-def room_for(model: Model, budget: Budget, line: float) -> Room:
-    """What ``budget`` pays for with ``model``, where one line with its prompt takes ``line`` tokens."""
-    if budget.tokens is not None:
-        return Room(budget.tokens, line)
-    if budget.flops is not None:
-        config, length = model.loaded.config, max(1, int(line))
-        return Room(budget.flops / (prefill_flops(config, 0, length) / length + head_flops(config)), line)
-    return Room(UNKNOWN_TOKENS, line)
 
 
 def fingerprint(directory: Path) -> str:

@@ -101,7 +101,7 @@ async def _run(
     out.parent.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
         sources = (config.large, *config.small)
-        grounds = await open_grounds(stack, sources, open_model, groups, config, config.verifiers)
+        grounds = await open_grounds(stack, sources, open_model, groups, config, config.verifiers, config.strategies)
         weights = {label: one.weights for label, one in grounds.items()}
         what = {"what": "small-vs-large", "version": outthink.__version__}
         journal = stack.enter_context(Answers(out, {**what, "config": config.to_json(), "weights": weights}))

@@ -20,29 +20,36 @@ from outthink.core.rng import uniforms
 from outthink.core.sampling import Sampling, Until
 from outthink.lm.protocol import LM, Branch
 from outthink.posterior.evidence import Bounds, mean_and_error
-from outthink.posterior.potential import Potential, Twist
+from outthink.posterior.potential import Potential, Prefix, Twist
 from outthink.reason.holding import Holding, together
 from outthink.reason.particles.filters import plan_of
+from outthink.reason.particles.guide import guided
 from outthink.reason.particles.islands import key_of
 from outthink.reason.particles.sweep import Particle, Plan, Sweep, sweep
-from outthink.reason.particles.target import Target, Weighted, prefix_of
+from outthink.reason.particles.target import Target, Weighted, goal_of
 from outthink.reason.particles.tokens import Twisted
+from outthink.verify import Verifier, opened
 
 
-class _Neutral:
+class Neutral:
     """No potential at all: lines of the model as they are."""
 
-    def log_potential(self, prefix: object) -> float:
+    def log_potential(self, prefix: Prefix) -> float:
+        """0 for every prefix."""
         return 0.0
+
+
+NEUTRAL = Neutral()
 
 
 async def evidence_bounds(
     question: Question,
     lm: LM,
-    potential: Potential,
+    potential: Potential | str | None,
     ledger: Ledger,
     *,
-    twist: Twist | None = None,
+    verifier: Verifier | str | None = None,
+    twist: Twist | Verifier | str | None = None,
     n: int = 16,
     runs: int = 16,
     floor: float = 0.5,
@@ -52,35 +59,41 @@ async def evidence_bounds(
     """Bounds on the log of the mean of exp(``potential``) over lines of the model, from ``runs`` sweeps of ``n``
     particles on either side.
 
-    Exact draws are had by rejection: the potential of a whole line must be at most 0, and that of a prefix -inf only
-    where it is so for all that continues it. Where ``most_draws`` lines, or
-    the ledger, give fewer than ``runs`` of them, the upper bound rests on those found; it is infinite without any.
-    Raises UserError for a potential above 0, SamplingError unless lines are sampled at temperature 1 as they are.
+    ``potential``, or else ``verifier``, and ``twist`` are what `twisted_smc` takes. Exact draws are had by rejection:
+    the potential of a whole line must be at most 0, and that of a prefix -inf only where it is so for all that
+    continues it. Where ``most_draws`` lines, or the ledger, give fewer than ``runs`` of them, the upper bound rests on
+    those found; it is infinite without any. Where all particles of any run die, the lower bound is -inf. Raises
+    UserError for a potential above 0, SamplingError unless lines are sampled at temperature 1 as they are.
     """
     if replace(lm.sampling, seed=0, top_logprobs=0) != Sampling():
         raise SamplingError("Bounds on log Z compare with the model's own law: sample at temperature 1, unfiltered.")
-    plan = plan_of("tokens:1", max_tokens, floor=floor)
-    target: Target = Weighted(potential) if twist is None else Twisted(Weighted(potential), twist, lm.sampling)
-    seed = lm.sampling.seed
-    async with await lm.root(question.prompt) as root, Holding() as held:
+    async with (
+        opened(verifier, lm) as judge,
+        guided(twist, question, lm, ledger) as guide,
+        await lm.root(question.prompt) as root,
+        Holding() as held,
+    ):
+        goal, seed = goal_of(question, lm, potential, judge, ledger), lm.sampling.seed
+        target: Target = goal if twist is None else Twisted(goal, guide, lm.sampling)
+        plan = plan_of(guide.steps, max_tokens, floor=floor)
 
         async def one(number: int, retained: Sequence[Particle] = ()) -> Sweep:
             async with Holding() as own:
                 return await sweep(question, root, target, plan, n, own, key_of(seed, 1, number), retained=retained)
 
         forward = await together(one(i) for i in range(runs))
-        exact = await _exact_draws(question, root, potential, plan, seed, ledger, runs, most_draws, held)
+        exact = await _exact_draws(question, root, goal, plan, seed, ledger, runs, most_draws, held)
         lines = [await _retrace(line, target, held) for line in exact]
         reverse = await together(one(runs + i, line) for i, line in enumerate(lines))
     below = [s.log_z for s in forward if not s.cut] or [-math.inf]
     above = [s.log_z for s in reverse if not s.cut] or [math.inf]
-    return Bounds(*mean_and_error(below), *mean_and_error(above), runs)
+    return Bounds(*mean_and_error(below), *mean_and_error(above), runs, len(exact))
 
 
 async def _exact_draws(
     question: Question,
     root: Branch,
-    potential: Potential,
+    target: Target,
     plan: Plan,
     seed: int,
     ledger: Ledger,
@@ -88,17 +101,19 @@ async def _exact_draws(
     most_draws: int,
     held: Holding,
 ) -> list[list[Particle]]:
-    """Up to ``wanted`` lines drawn exactly from model law x exp(potential), token by token; ``held`` holds them."""
+    """Up to ``wanted`` lines drawn exactly from model law x exp(log-potential of ``target``); ``held`` holds them."""
     found, drawn, free = list[list[Particle]](), 0, replace(plan, floor=0.0)
     while len(found) < wanted and drawn < most_draws and not ledger.exhausted:
         width = min(wanted, most_draws - drawn)
         key = key_of(seed, 2, drawn)
         async with Holding() as own:
-            tried = await sweep(question, root, Weighted(_Neutral()), free, width, own, key, keep_lines=True)
+            tried = await sweep(question, root, Weighted(NEUTRAL), free, width, own, key, keep_lines=True)
             draws = uniforms(np.full(width, key, np.uint64), np.arange(width, dtype=np.uint64))
+            whole = [p.tip for p in tried.particles if p.whole]
+            values = dict(zip(whole, await target.log_potentials(whole, [True] * len(whole)), strict=True))
             for particle, draw in zip(tried.particles, draws, strict=True):
                 if particle.whole and len(found) < wanted:
-                    value = potential.log_potential(prefix_of(particle.tip, True))
+                    value = values[particle.tip]
                     if value > 0:
                         raise UserError(
                             f"Rejection needs a potential of at most 0; {particle.tip.full_text!r}: {value}."

@@ -87,7 +87,7 @@ async def tempered_particle_gibbs(
     ledger: Ledger,
     *,
     n: int = 64,
-    chains: int = 1,
+    chains: int = 2,
     sweeps: int = 4,
     powers: Sequence[float] = (1.0, 0.5),
     floor: float = 0.5,

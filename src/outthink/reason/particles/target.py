@@ -8,10 +8,12 @@ from typing import Protocol
 from outthink.core.budget import Ledger
 from outthink.core.question import Question
 from outthink.core.sampling import Sampling
-from outthink.lm.protocol import Branch
+from outthink.lm.protocol import LM, Branch
+from outthink.posterior.named import open_potential
 from outthink.posterior.potential import Potential, Prefix
 from outthink.verify import Verifier
 from outthink.verify.likelihood import Likelihood
+from outthink.verify.needs import check_verifier, refuse_relative
 
 
 class Target(Protocol):
@@ -42,6 +44,7 @@ class Verified:
 
     def __init__(self, question: Question, verifier: Verifier | None, ledger: Ledger) -> None:
         self.question, self.verifier, self.ledger = question, verifier or Likelihood(), ledger
+        refuse_relative(self.verifier)
         self.verifier.require(question)
 
     async def log_potentials(self, branches: Sequence[Branch], whole: Sequence[bool]) -> list[float]:
@@ -71,6 +74,20 @@ class Weighted:
     def sampling(self, branch: Branch) -> Sampling | None:
         """See `Target.sampling`."""
         return None
+
+
+def goal_of(
+    question: Question, lm: LM, potential: Potential | str | None, verifier: Verifier | None, ledger: Ledger
+) -> Weighted | Verified:
+    """The target of ``potential``, by its name or itself; without one, of ``verifier``, by default the likelihood.
+
+    Raises CapabilityError where ``lm`` lacks what the verifier needs, and what `open_potential` raises.
+    """
+    if potential is not None:
+        return Weighted(open_potential(potential))
+    found = Verified(question, verifier, ledger)
+    check_verifier(lm, found.verifier)
+    return found
 
 
 def prefix_of(branch: Branch, whole: bool) -> Prefix:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from outthink.core.budget import Ledger
@@ -11,26 +11,16 @@ from outthink.core.posterior import Posterior
 from outthink.core.question import Question
 from outthink.core.registry import method
 from outthink.core.sampling import Sampling
+from outthink.lm.needs import check_needs
 from outthink.lm.protocol import LM, Branch
-from outthink.posterior.potential import Potential, Prefix, Twist
+from outthink.posterior.potential import Potential, Twist
 from outthink.posterior.resampling import resampler
 from outthink.reason.particles.filters import PROMISE, check_options, plan_of
+from outthink.reason.particles.guide import Forecast, Guide, guided
 from outthink.reason.particles.islands import filter_islands
-from outthink.reason.particles.target import Target, Verified, Weighted, prefix_of
+from outthink.reason.particles.target import Target, goal_of
+from outthink.reason.segment import Segmenter
 from outthink.verify import Verifier
-from outthink.verify.needs import check_verifier
-
-
-class NoTwist:
-    """No forecast: particles are not told apart before they are whole."""
-
-    def log_twist(self, prefix: Prefix) -> float:
-        """0 for every prefix."""
-        return 0.0
-
-    def log_biases(self, prefix: Prefix) -> Mapping[int, float]:
-        """None: the model proposes."""
-        return {}
 
 
 class Twisted:
@@ -42,25 +32,27 @@ class Twisted:
 
     corrected = True
 
-    def __init__(self, goal: Target, twist: Twist, sampling: Sampling) -> None:
+    def __init__(self, goal: Target, twist: Twist | Guide, sampling: Sampling) -> None:
         narrowed = sampling.top_k is not None or sampling.top_p < 1 or sampling.min_p > 0
         if sampling.greedy or narrowed:
             raise SamplingError("Twisted SMC weighs every token: use a temperature above 0 and no top_k, top_p, min_p.")
-        self.goal, self.twist, self.base = goal, twist, sampling
+        self.goal, self.base = goal, sampling
+        self.guide: Guide = Forecast(twist) if isinstance(twist, Twist) else twist
 
     async def log_potentials(self, branches: Sequence[Branch], whole: Sequence[bool]) -> list[float]:
         """See `Target.log_potentials`."""
-        done = [branch for branch, ended in zip(branches, whole, strict=True) if ended]
+        lists: tuple[list[Branch], list[Branch]] = [], []
+        for branch, ended in zip(branches, whole, strict=True):
+            lists[ended].append(branch)
+        growing, done = lists
         values = dict(zip(done, await self.goal.log_potentials(done, [True] * len(done)), strict=True)) if done else {}
-        return [
-            values[branch] if ended else self.twist.log_twist(prefix_of(branch, False))
-            for branch, ended in zip(branches, whole, strict=True)
-        ]
+        values |= zip(growing, await self.guide.log_twists(growing), strict=True) if growing else ()
+        return [values[branch] for branch in branches]
 
     def sampling(self, branch: Branch) -> Sampling | None:
         """See `Target.sampling`."""
         bias = dict(self.base.logit_bias)
-        for token, amount in self.twist.log_biases(prefix_of(branch, False)).items():
+        for token, amount in self.guide.log_biases(branch).items():
             bias[token] = bias.get(token, 0.0) + amount
         return replace(self.base, logit_bias=bias)
 
@@ -83,7 +75,7 @@ async def token_smc(
     *,
     n: int = 64,
     islands: int = 4,
-    potential: Potential | None = None,
+    potential: Potential | str | None = None,
     every: int = 1,
     resampling: str = "systematic",
     floor: float = 0.5,
@@ -94,9 +86,7 @@ async def token_smc(
     """
     check_options(islands=islands, every=every)
     plan = plan_of(f"tokens:{every}", max_tokens, resample=resampler(resampling), floor=floor)
-    target: Target = Weighted(potential) if potential is not None else Verified(question, verifier, ledger)
-    if isinstance(target, Verified):
-        check_verifier(lm, target.verifier)
+    target = goal_of(question, lm, potential, verifier, ledger)
     async with await lm.root(question.prompt) as root:
         return await filter_islands(question, root, target, plan, lm.sampling.seed, n, islands, ledger)
 
@@ -110,7 +100,7 @@ async def token_smc(
     "particle weighs the evidence exactly",
     paper="Zhao et al. 2024, Probabilistic Inference in Language Models via Twisted Sequential Monte Carlo, "
     "arXiv:2404.17546",
-    needs=("continuation", "biased_log_probs", "token_ids"),
+    needs=("continuation",),
 )
 async def twisted_smc(
     question: Question,
@@ -120,20 +110,25 @@ async def twisted_smc(
     *,
     n: int = 64,
     islands: int = 4,
-    potential: Potential | None = None,
-    twist: Twist | None = None,
+    potential: Potential | str | None = None,
+    twist: Twist | Verifier | str | None = None,
+    steps: str | Segmenter | None = None,
     resampling: str = "systematic",
     floor: float = 0.5,
     max_tokens: int | None = None,
 ) -> Posterior:
     """Lines weigh p(line) x exp(potential), p being the model's law at temperature 1 whatever the sampling is. The
-    verifier is the potential where none is given; without a twist, lines are told apart only once they are whole.
+    verifier is the potential where none is given; without a ``twist``, lines are told apart only once they are whole.
+
+    A twist that is a verifier of steps, such as prm, is read as each line of text ends, and particles are compared
+    then; any other is asked after every token. ``steps`` says otherwise.
     """
     check_options(islands=islands)
-    plan = plan_of("tokens:1", max_tokens, resample=resampler(resampling), floor=floor)
-    goal: Target = Weighted(potential) if potential is not None else Verified(question, verifier, ledger)
-    if isinstance(goal, Verified):
-        check_verifier(lm, goal.verifier)
-    target = Twisted(goal, twist or NoTwist(), lm.sampling)
-    async with await lm.root(question.prompt) as root:
-        return await filter_islands(question, root, target, plan, lm.sampling.seed, n, islands, ledger)
+    goal = goal_of(question, lm, potential, verifier, ledger)
+    async with guided(twist, question, lm, ledger) as guide:
+        plan = plan_of(steps or guide.steps, max_tokens, resample=resampler(resampling), floor=floor)
+        target = Twisted(goal, guide, lm.sampling)
+        if replace(lm.sampling, seed=0, top_logprobs=0) != Sampling():
+            check_needs(("log_probs", "sample_log_probs"), lm, "Twisted SMC at another law than the model's own")
+        async with await lm.root(question.prompt) as root:
+            return await filter_islands(question, root, target, plan, lm.sampling.seed, n, islands, ledger)

@@ -23,20 +23,41 @@ class Frontier:
     """Lines by cost, cheapest first; among equal costs the longest line, then the one found first.
 
     ``found`` are the whole lines that were the cheapest of all, those in flight included, when they were taken out:
-    nothing that could still be drawn would have come before them.
+    nothing that could still be drawn would have come before them. `rest` keeps lines that were extended for when
+    nothing else is left.
     """
 
     def __init__(self, root: Node, cost: float) -> None:
         self._heap = [(cost, 0, 0, root)]
+        self._rested: list[tuple[float, int, int, Node]] = []
         self._flying: dict[Node, float] = {}
+        self._known = {root}
         self._pushed = 0
         self.found: list[Node] = []
         self.expansions = 0
 
     def push(self, node: Node, cost: float) -> None:
-        """Add a line."""
+        """Add a line again, or anew."""
+        self._known.add(node)
+        heapq.heappush(self._heap, self._entry(node, cost))
+
+    def rest(self, node: Node, cost: float) -> None:
+        """Keep a line that was extended, to be extended again once all others are."""
+        heapq.heappush(self._rested, self._entry(node, cost))
+
+    def wake(self, most: int) -> None:
+        """Where no line is left to extend, take back the cheapest ``most`` of those that were."""
+        if not self._heap:
+            for _ in range(min(most, len(self._rested))):
+                heapq.heappush(self._heap, heapq.heappop(self._rested))
+
+    def knows(self, node: Node) -> bool:
+        """Whether it was ever pushed."""
+        return node in self._known
+
+    def _entry(self, node: Node, cost: float) -> tuple[float, int, int, Node]:
         self._pushed += 1
-        heapq.heappush(self._heap, (cost, -node.depth, self._pushed, node))
+        return cost, -node.depth, self._pushed, node
 
     def pop(self, answers: int) -> Node | None:
         """The next line to extend; None while a whole line comes first and waits, or ``answers`` are found."""
@@ -72,24 +93,29 @@ async def best_first(
 ) -> Posterior:
     """Extend the cheapest line in ``width`` ways, at most ``n`` times, until ``answers`` whole lines came out first.
 
-    ``costs``: of the fit children, given the parent's; ``again``: of a line all of whose children are ruled out.
+    ``costs``: of the fit children, given the parent's; ``again``: of a line that is extended once more, because all of
+    its children are ruled out, or because all that was drawn has been extended and answers are still wanted.
     """
     at_least(1, n=n, width=width, answers=answers, in_flight=in_flight)
     frontier, width = Frontier(search.root, root_cost), search.plan(DIVES * width) // DIVES or 1
     while not search.accepted and len(frontier.found) < answers:
         while search.in_flight < in_flight and frontier.expansions < n and search.room:
-            if (node := frontier.pop(answers)) is None:
+            node = frontier.pop(answers)
+            if node is None and not search.in_flight and len(frontier.found) < answers:
+                frontier.wake(in_flight)
+                node = frontier.pop(answers)
+            if node is None:
                 break
-            search.launch(node, width, sharing=in_flight - search.in_flight)
+            search.launch(node, width, sharing=in_flight - search.in_flight, last=False)
         if not search.in_flight:
             frontier.pop(answers)  # whole lines that came first when the last expansion was over
             break
         expansion = await search.next()
         cost = frontier.back(expansion.node)
         for child, child_cost in costs(expansion, cost).items():
-            frontier.push(child, child_cost)
-        if not expansion.fit:
-            frontier.push(expansion.node, again(cost))
+            if not frontier.knows(child):
+                frontier.push(child, child_cost)
+        (frontier.rest if expansion.fit else frontier.push)(expansion.node, again(cost))
     passed_over = [line for line in search.lines if frontier.found and line not in frontier.found]
     return await search.posterior(lambda line: -math.inf if line in passed_over else line.score, best_line=True)
 
@@ -119,19 +145,22 @@ async def levin(
     steps: str = "newline",
     max_tokens: int | None = None,
 ) -> Posterior:
-    """The policy gives the children of a line shares in proportion to draws x exp(score / ``temperature``)."""
+    """The policy gives the children of a line shares in proportion to draws x exp(score / ``temperature``). Once all
+    that was drawn is extended, lines are extended again, at twice the cost each time.
+    """
     at_least(1e-6, temperature=temperature)
     log_policy: dict[Node, float] = {}
 
     def costs(expansion: Expansion, cost: float) -> dict[Node, float]:
-        parent, fit = expansion.node, expansion.fit
+        parent, fit = expansion.node, [child for child in expansion.node.children if child.fit]
         if not fit:
             return {}
         logits = [math.log(child.count) + child.score / temperature for child in fit]
         total = max(logits) + math.log(math.fsum(math.exp(logit - max(logits)) for logit in logits))
-        for child, logit in zip(fit, logits, strict=True):
+        new = {child: logit for child, logit in zip(fit, logits, strict=True) if child not in log_policy}
+        for child, logit in new.items():
             log_policy[child] = log_policy.get(parent, 0.0) + logit - total
-        return {child: levin_cost(child.depth, log_policy[child]) for child in fit}
+        return {child: levin_cost(child.depth, log_policy[child]) for child in new}
 
     async with Search(question, lm, verifier, ledger, steps=steps, max_tokens=max_tokens) as search:
         return await best_first(
@@ -176,7 +205,7 @@ async def a_star(
     max_tokens: int | None = None,
 ) -> Posterior:
     """A line costs -score - ``likelihood`` x its log-probability: the verifier's score of an unfinished line is what
-    it expects of the finished one. Each fruitless expansion of a line costs it log 2 more.
+    it expects of the finished one. Each expansion of a line that is to be drawn from once more costs it log 2 more.
     """
 
     def cost_of(node: Node) -> float:
@@ -185,9 +214,9 @@ async def a_star(
     async with Search(question, lm, verifier, ledger, steps=steps, max_tokens=max_tokens) as search:
         return await best_first(
             search,
-            -math.inf,
+            0.0,
             lambda expansion, _: {child: cost_of(child) for child in expansion.fit},
-            lambda cost: max(cost, -700.0) + math.log(2),
+            lambda cost: cost + math.log(2),
             n=n,
             width=width,
             answers=answers,

@@ -115,7 +115,7 @@ class Run {
   async cancel() {
     this.stop.disabled = true;
     try {
-      await call(`v1/solves/${this.id}`, { method: "DELETE" });
+      await call(`v1/solves/${this.id}/cancel`, { method: "POST" });
     } catch (error) {
       this.complain(error.message);
       this.stop.disabled = false;

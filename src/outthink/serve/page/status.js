@@ -59,7 +59,7 @@ export function showRunning(jobs, cancelled) {
   $("running").replaceChildren(el("ul", "solves", ...running.map((job) => {
     const link = el("a", "asked", shorten(job.problem, 120)), { progress } = job;
     link.href = `#${job.id}`;
-    const stop = button("", "Cancel", () => call(`v1/solves/${job.id}`, { method: "DELETE" }).then(cancelled));
+    const stop = button("", "Cancel", () => call(`v1/solves/${job.id}/cancel`, { method: "POST" }).then(cancelled));
     stop.setAttribute("aria-label", `Cancel: ${shorten(job.problem, 60)}`);
     stop.dataset.cancels = job.id;
     const facts = progress ? `${percent(progress.fraction_spent)} of the budget, ${many(progress.tokens, "token")}, ${many(progress.branches, "branch", "branches")}` : "waiting for a place";

@@ -7,13 +7,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from outthink.core.budget import Budget
 from outthink.core.errors import UserError
+from outthink.core.question import Question
+from outthink.core.registry import Method
+from outthink.lm.model import Model
+from outthink.lm.source import LanguageModel
+from outthink.models.flops import head_flops, prefill_flops
 from outthink.reason import STRATEGIES
-from outthink.reason.expression import is_expression, read_strategy
+from outthink.reason.expression import ALIASES, is_expression, read_strategy
 
-ALIASES = {"vote": "majority-vote"}
 ALL = "all"
-SHORTEST_LINE = 8  # tokens: no budget pays for more lines than it has tokens / this
+SHORTEST_LINE = 2  # tokens: no budget pays for more lines than it has tokens / this
+REPLY = 64  # tokens that a reply is taken to have, before any was seen
+LETTERS = 4  # of a token, where the tokenizer is not at hand
 UNKNOWN_TOKENS = 1 << 15  # taken for a budget of seconds, whose tokens are not known before
 
 
@@ -34,34 +41,57 @@ class Room:
         """As many whole lines as it probably pays, at least one."""
         return max(1, int(self.tokens // self.line))
 
+    @classmethod
+    def of(cls, model: Model, budget: Budget, line: float) -> Room:
+        """What ``budget`` pays for with ``model``, where one line with its prompt takes ``line`` tokens."""
+        if budget.tokens is not None:
+            return cls(budget.tokens, line)
+        if budget.flops is not None:
+            config, length = model.loaded.config, max(1, int(line))
+            return cls(budget.flops / (prefill_flops(config, 0, length) / length + head_flops(config)), line)
+        return cls(UNKNOWN_TOKENS, line)
+
+    @classmethod
+    def before(cls, model: LanguageModel, question: Question, budget: Budget) -> Room:
+        """What ``budget`` pays for, before any reply was seen: at a server, which does not say how many tokens a prompt
+        or a FLOP is, roughly.
+        """
+        if isinstance(model, Model):
+            return cls.of(model, budget, len(model.session().encode(question.prompt)) + REPLY)
+        return cls(budget.tokens or UNKNOWN_TOKENS, len(str(question.prompt)) / LETTERS + REPLY)
+
 
 @dataclass(frozen=True)
 class Scale:
     """``options``: of the strategy, for a budget that pays for a `Room`; ``how``: the same in words.
 
-    ``verifier``: it asks one. ``accepting``: it needs one that can accept a line.
+    ``verifier``: it asks one.
     """
 
     how: str
     options: Callable[[Room], dict[str, Any]]
     verifier: bool = True
-    accepting: bool = False
 
 
 def _many(room: Room) -> dict[str, Any]:
     return {"n": room.many}
 
 
+def _steps(room: Room) -> dict[str, Any]:
+    """A step, and the rest of another line, may be a single token."""
+    return {"n": max(1, int(room.tokens))}
+
+
 def _tree(room: Room) -> dict[str, Any]:
-    return {"n": room.many, "width": _width(room)}
+    return _steps(room) | {"width": _width(room)}
 
 
 def _found(room: Room) -> dict[str, Any]:
-    return {"n": room.many, "width": _width(room), "answers": room.many}
+    return _tree(room) | {"answers": room.many}
 
 
 def _width(room: Room) -> int:
-    """Ways to go on from a line, which is extended once: with four of them a short problem's tree is soon complete."""
+    """Ways to go on from a line: with four of them a short problem's tree is soon complete, and is then drawn again."""
     return max(4, math.isqrt(room.lines))
 
 
@@ -84,12 +114,12 @@ SCALES: dict[str, Scale] = {
     "weighted-vote": Scale(_LINES, _many),
     "best-of-n": Scale(_LINES, _many),
     "adaptive-vote": Scale("lines until the vote is settled or the budget ends", _many, verifier=False),
-    "sample-until-verified": Scale("lines until one is verified or the budget ends", _many, accepting=True),
+    "sample-until-verified": Scale("lines until one is verified or the budget ends", _many),
     "sample-while-worthwhile": Scale(
-        "lines until one is verified, another is not worth it, or the budget ends", _most(1.0, 512), accepting=True
+        "lines until one is verified, another is not worth it, or the budget ends", _most(1.0, 512)
     ),
     "hint-marginalization": Scale(
-        "n = what the budget probably pays, in three rounds", _most(0.6, 512), verifier=False
+        "half of it on first answers, a quarter on each of two rounds of hinted ones", _many, verifier=False
     ),
     "token-beam": Scale("n = what the budget probably pays, at most 100", _most(0.75, 100), verifier=False),
     "diverse-beam": Scale("n = what the budget probably pays, at most 100", _most(0.75, 100), verifier=False),
@@ -100,8 +130,8 @@ SCALES: dict[str, Scale] = {
     "step-greedy": Scale("steps until its first finished line that is good, or the budget ends", _many),
     "levin": Scale(f"expansions until the budget ends, {_ROOT}; the best line found", _found),
     "a-star": Scale(f"expansions until the budget ends, {_ROOT}; the best line found", _found),
-    "mcts": Scale(f"simulations until the budget ends, {_ROOT}", _tree),
-    "ab-mcts": Scale(_LINES, _many),
+    "mcts": Scale(f"expansions until the budget ends, {_ROOT}", _tree),
+    "ab-mcts": Scale(_LINES, _steps),
     "particle-filter": Scale(_PARTICLES, _many),
     "entropic-particle-filter": Scale(_PARTICLES, _many),
     "particle-gibbs": Scale("as many particles as the budget moves to their end; then more chains", _many),
@@ -124,6 +154,17 @@ def scale_of(strategy: str) -> Scale:
     if not is_expression(strategy) and "n" in STRATEGIES.get(strategy).options:
         return Scale("n as large as the budget could pay", _many)
     return Scale("its own options", lambda room: {})
+
+
+def spending(method: Method, model: LanguageModel, question: Question, budget: Budget) -> dict[str, Any]:
+    """The options under which ``budget`` ends the work of ``method`` on ``question``; none where nothing is limited.
+
+    A method that is not a registered one, as others combined are, keeps its own.
+    """
+    known = method.name in STRATEGIES.names() and STRATEGIES.get(method.name) == method
+    if budget == Budget() or not known:
+        return {}
+    return scale_of(method.name).options(Room.before(model, question, budget))
 
 
 def strategies_named(names: Sequence[str]) -> list[str]:
