@@ -93,7 +93,9 @@ def solve(
             )
 
         loaded = opened(model)
-        seconds = {name: opened(str(options[name])) for name in method.models if options.get(name) is not None}
+        seconds: dict[str, Any] = {
+            name: opened(str(options[name])) for name in method.models if options.get(name) is not None
+        }
         if is_expression(strategy):
             method = read_strategy(strategy, lambda source: opened(source).session())
         from outthink.cli.progress import watched
