@@ -396,6 +396,25 @@ async def test_hints_spend_a_budget_to_its_end(hint, tokens):
     assert found.attempts >= sum(t.finish == "stop" for t in plain.walk())
 
 
+async def test_a_hint_after_which_hardly_any_line_answers_is_not_read():
+    """A model that ends at once after a hint, but for one line in twenty-five."""
+    plain = random_law(3, 4)
+
+    def law(prefix):
+        if prefix[:3] != (0, 1, 2):  # "abc": the prompt with its only hint
+            return plain(prefix)
+        writes = {3: 0.04, 4: 1.0}.get(len(prefix), 0.0)
+        return np.log(np.maximum([0.0, 0.0, writes, 1.0 - writes], 1e-300))
+
+    asked = question(parse=lambda text: "c" if len(text) >= 2 else None)
+    lm = toy(law=law)
+    found = await think(asked, lm, hint_marginalization, n=400, hint="{answer}")
+    without, hinted = ([t for t in top.walk() if t.finish] for top in found.tree.children)
+    assert 0 < sum(len(t.text) >= 2 for t in hinted) < 20, "the check below says nothing"
+    assert (found.attempts, len(without)) == (400, 300), "what the second round would have got goes to the first"
+    assert {c.thought.parent for c in found.candidates} <= {t.parent for t in without}
+
+
 async def test_where_a_hint_cannot_be_read_all_lines_are_without_one():
     found = await think(question(), toy(), hint_marginalization, n=40)
     plain = await think(question(), toy(), "majority-vote", n=40)

@@ -210,7 +210,8 @@ async def test_what_is_proposed_is_traced_back():
     target = Twisted(Weighted(Whole(judge)), twist, lm.sampling)
     async with Holding() as held:
         root = await lm.root(PROMPT)
-        drawn = await bounds_module._exact_draws(ASKED, root, Weighted(Whole(judge)), TOKEN, 0, lm.ledger, 5, 1000, held)
+        goal = Weighted(Whole(judge))
+        drawn = await bounds_module._exact_draws(ASKED, root, goal, TOKEN, 0, lm.ledger, 5, 1000, held)
         for line in drawn:
             for after in await bounds_module._retrace(line, target, held):
                 if after.tip.tokens:

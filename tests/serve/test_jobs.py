@@ -154,7 +154,7 @@ async def test_however_many_watch_a_search_is_told_of_once_in_a_while(monkeypatc
     told = []
     monkeypatch.setattr(Thought, "to_json", lambda thought: told.append(thought) or {"nodes": []})
     lm = SimpleNamespace(tree=Thought("x"), ledger=Ledger())
-    running = Running("me", asyncio.create_task(asyncio.sleep(0)), lm)
+    running = Running("me", asyncio.create_task(asyncio.sleep(0)), lm)  # type: ignore[arg-type]
     found = await asyncio.gather(*(running.grown() for _ in range(50)))
     assert len(told) == 1 and all(each is found[0] for each in found)
     running._next = 0.0

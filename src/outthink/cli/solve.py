@@ -79,7 +79,7 @@ def solve(
 
     text, limits = read_text(problem, "problem"), Budget(budget)
     method, sampling = read_strategy(strategy), Sampling(temperature=temperature, seed=seed)
-    options = read_settings(option or [], method.options) | ({} if n is None else {"n": n})
+    options: dict[str, Any] = read_settings(option or [], method.options) | ({} if n is None else {"n": n})
     method.check_options(options)
     if verifier is not None:
         check_spec(verifier)
@@ -93,7 +93,9 @@ def solve(
             )
 
         loaded = opened(model)
-        seconds = {name: opened(str(options[name])) for name in method.models if options.get(name) is not None}
+        seconds: dict[str, Any] = {
+            name: opened(str(options[name])) for name in method.models if options.get(name) is not None
+        }
         if is_expression(strategy):
             method = read_strategy(strategy, lambda source: opened(source).session())
         from outthink.cli.progress import watched

@@ -19,6 +19,8 @@ from outthink.reason.population import weigh
 from outthink.reason.waves import DOUBT, SLACK, with_share
 from outthink.verify import Verifier
 
+READABLE = 0.5  # a hint that leaves less than this share of the lines that answer without one is not read
+
 
 class _Round(AsyncExitStack):
     """Lines drawn below prompts that are held open; a prompt's lines share its weight, however many they are.
@@ -82,6 +84,11 @@ class _Round(AsyncExitStack):
         """The lines and their weights."""
         return {line: self._weights[name] / len(lines) for name, lines in self._below.items() for line in lines}
 
+    @property
+    def answering(self) -> float:
+        """The weight of the lines that have an answer."""
+        return math.fsum(w for line, w in self.lines().items() if self._question.answer_of(line) is not None)
+
     def answers(self) -> dict[str, float]:
         """Answer to its share among the lines that have one, largest first; empty where a prompt has no line."""
         shares: dict[str, float] = {}
@@ -126,7 +133,8 @@ async def hint_marginalization(
     before ``n`` is shared out in the same way.
 
     A round that the budget cuts before all of its hints got a line is left out, and so is one whose hint the model has
-    no room for or, as it brings no answer at all, cannot read; what is left then goes to the round before it.
+    no room for or, as fewer than half as many of its lines answer, cannot read; what is left then goes to the round
+    before it.
     """
     if rounds < 0 or "{answer}" not in hint:
         raise UserError(
@@ -148,7 +156,7 @@ async def hint_marginalization(
                 most = (n - first) // rounds + (i < (n - first) % rounds)
                 await hinted.draw(most, spent + (1 - spent) / (rounds - i), law.cost)
             tried += hinted.num
-            if not hinted.answers():
+            if not hinted.answers() or hinted.answering < READABLE * law.answering:
                 break
             law = hinted
         num = law.num

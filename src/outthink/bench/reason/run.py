@@ -135,7 +135,7 @@ class Ground:
         needs, or whose strategy lacks a second model.
         """
         for cell in cells:
-            lm, judge, options = self._session(Ledger(), 0, "check"), self.judge(cell), self.options(cell)
+            lm, judge, options = self._session(Ledger(cell.budget), 0, "check"), self.judge(cell), self.options(cell)
             strategy = self._strategy(cell, lm.ledger, "check")
             strategy.check_options(options)
             check_model(lm, strategy, judge, options)
