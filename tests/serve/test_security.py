@@ -23,7 +23,7 @@ from outthink.reason import STRATEGIES
 from outthink.serve.app import PAGE, make_app
 from outthink.serve.config import ServeConfig
 from outthink.serve.failures import ApiError, as_api_error
-from outthink.serve.schema import MAX_LENGTH, Thinking
+from outthink.serve.schema import Thinking
 from outthink.serve.service import MAX_CHARS_PER_TOKEN
 from outthink.serve.thinking import deliberate, plan_of
 from outthink.show.page import ASSETS
@@ -296,7 +296,7 @@ def test_no_product_of_options_goes_round_the_budget(model):
 @pytest.mark.slow
 def test_no_option_of_any_strategy_at_its_extremes_is_a_fault_of_the_server(model):
     pairs = [(m.name, {k: x}) for m in STRATEGIES for k, v in m.options.items() for x in extremes(v)]
-    pairs += [(m.name, {"max_tokens": x}) for m in STRATEGIES for x in (1, MAX_LENGTH)]
+    pairs += [(m.name, {"max_tokens": 1}) for m in STRATEGIES]
     assert set(runs(model, pairs)) <= {400}
 
 
