@@ -151,7 +151,9 @@ def test_searches_and_their_judges_are_counted(client):
     assert got["outthink:verifier_tokens_total"] == cost["verifier_tokens"] > 0
     assert got["outthink:verifier_calls_total"] == cost["verifier_calls"] > 0
     assert got["outthink:search_tokens_total"] == cost["decoded"]
-    assert got["vllm:generation_tokens_total"] == answer.json["usage"]["completion_tokens"]
+    usage = answer.json["usage"]
+    winning = usage["completion_tokens"] - usage["completion_tokens_details"]["reasoning_tokens"]
+    assert got["vllm:generation_tokens_total"] == winning
     assert got["outthink:solve_time_seconds_count"] == 1
 
 
