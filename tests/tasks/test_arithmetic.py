@@ -118,7 +118,9 @@ def test_expressions_are_read_as_python_reads_them(text: str) -> None:
     plain = re.sub(r"\d+", lambda number: str(int(number[0])), text.strip())
     try:
         expected = (
-            eval(plain) if not re.search(r"\*\s*\*|(?:^|[-+*(])\s*\+|-\s*-\s*-|^\s*-\s*-|[*(+]\s*-\s*-", plain) else None
+            eval(plain)
+            if not re.search(r"\*\s*\*|(?:^|[-+*(])\s*\+|-\s*-\s*-|^\s*-\s*-|[*(+]\s*-\s*-", plain)
+            else None
         )
     except (SyntaxError, TypeError):
         expected = None
