@@ -50,6 +50,10 @@ def _elsewhere(field: str) -> str:
 _CACHE = "What is cached is kept apart by API key, and nothing else."
 
 
+_ToolChoice = Annotated[None, Unsupported(_TOOLS, ("none", "auto"))]
+_ToolsAtOnce = Annotated[None, Unsupported(_TOOLS, (True, False))]
+
+
 class RefusedInGenerating(BaseModel):
     """Refused in completions and in chat."""
 
@@ -104,37 +108,10 @@ class RefusedInChat(BaseModel):
     """Refused in chat."""
 
     tools: Annotated[None, Unsupported(_TOOLS)] = None
-    tool_choice: Annotated[
-        None,
-        Unsupported(
-            _TOOLS,
-            (
-                "none",
-                "auto",
-            ),
-        ),
-    ] = None
+    tool_choice: _ToolChoice = None
     functions: Annotated[None, Unsupported(_TOOLS)] = None
-    function_call: Annotated[
-        None,
-        Unsupported(
-            _TOOLS,
-            (
-                "none",
-                "auto",
-            ),
-        ),
-    ] = None
-    parallel_tool_calls: Annotated[
-        None,
-        Unsupported(
-            _TOOLS,
-            (
-                True,
-                False,
-            ),
-        ),
-    ] = None
+    function_call: _ToolChoice = None
+    parallel_tool_calls: _ToolsAtOnce = None
     web_search_options: Annotated[None, Unsupported(_TOOLS, empty_asks=True)] = None
     modalities: Annotated[None, Unsupported(_SOUND, (["text"],))] = None
     audio: Annotated[None, Unsupported(_SOUND, empty_asks=True)] = None
@@ -167,26 +144,8 @@ class RefusedInResponses(BaseModel):
     """Refused in ``/v1/responses``."""
 
     tools: Annotated[None, Unsupported(_TOOLS)] = None
-    tool_choice: Annotated[
-        None,
-        Unsupported(
-            _TOOLS,
-            (
-                "none",
-                "auto",
-            ),
-        ),
-    ] = None
-    parallel_tool_calls: Annotated[
-        None,
-        Unsupported(
-            _TOOLS,
-            (
-                True,
-                False,
-            ),
-        ),
-    ] = None
+    tool_choice: _ToolChoice = None
+    parallel_tool_calls: _ToolsAtOnce = None
     max_tool_calls: Annotated[None, Unsupported(_TOOLS)] = None
     previous_response_id: Annotated[
         None, Unsupported("Responses are not stored here: send the whole conversation as input.")
