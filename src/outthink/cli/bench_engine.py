@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from outthink.bench.engine.runners import Runner
     from outthink.bench.engine.weights import Subject
 
-Show = Callable[[int, int, str], None]
+Show = Callable[[float, float, str], None]
 RANDOM = "random-0.4b"
 STARTUP_RUNS = 5
 
@@ -140,7 +140,7 @@ def _measure(
     if is_busy(machine):
         message = f"the machine is busy (load average {machine['load_average']:.1f}): figures will be too low, unevenly"
         err().print(Text(f"warning: {message}.", style="yellow"), soft_wrap=True)
-    with _bar() as show:
+    with counting_bar() as show:
         measured = measure(subjects, runners, config, place, show)
         startup = [] if measured.interrupted else _startup(config, show)
     command = " ".join(["outthink", *sys.argv[1:]])
@@ -164,7 +164,8 @@ def _startup(config: EngineConfig, show: Show) -> list[tuple[float, float]]:
 
 
 @contextmanager
-def _bar() -> Iterator[Show]:
+def counting_bar() -> Iterator[Show]:
+    """A bar on stderr; what it yields is told how much is done of how much, and what is done now."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err(), transient=True) as progress:
         bar = progress.add_task("starting", total=None)

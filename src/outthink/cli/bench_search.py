@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from outthink.cli.bench_engine import _bar
+from outthink.cli.bench_engine import counting_bar
 from outthink.cli.console import err, out, output_file, print_json, table, write_text
 from outthink.cli.options import JsonOption, ModelOption
 from outthink.core.errors import CapabilityError, UserError
@@ -100,7 +100,7 @@ def _measure(parts: tuple[Part, ...], config: SearchConfig, place: Path, output:
         err().print(Text(f"warning: {message}.", style="yellow"), soft_wrap=True)
     kept = {name: value for name, value in config.to_json().items() if name != "rounds"}
     journal = Journal(output, {"what": WHAT, "config": kept, "weights": fingerprint(source)})
-    with _bar() as show:
+    with counting_bar() as show:
         measured = measure(parts, config, place, journal, show)
     result = report(measured, parts, config, source.name, machine, " ".join(["outthink", *sys.argv[1:]]))
     if not measured.interrupted:

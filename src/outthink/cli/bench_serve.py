@@ -5,15 +5,14 @@ from __future__ import annotations
 import json as jsons
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from outthink.cli.bench_engine import counting_bar
 from outthink.cli.console import err, out, output_file, print_json, table, write_text
 from outthink.cli.options import JsonOption, SeedOption
 from outthink.core.errors import CapabilityError, CheckpointError, UnknownNameError, UserError
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from outthink.bench.serve.rounds import LoadConfig
     from outthink.bench.serve.servers import Server
 
-Show = Callable[[float, float, str], None]
 ENVIRONMENTS = ("llama.cpp", "guidellm")
 
 
@@ -133,7 +131,7 @@ def _measure(
     if is_busy(machine):
         message = f"the machine is busy (load average {machine['load_average']:.1f}): figures will be too low, unevenly"
         err().print(Text(f"warning: {message}.", style="yellow"), soft_wrap=True)
-    with ExitStack() as stack, _bar() as show:
+    with ExitStack() as stack, counting_bar() as show:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         python = _python("guidellm", place) if config.generator == "guidellm" and config.streams else None
         show(0, 1, "starting the servers")
@@ -193,14 +191,6 @@ def _versions(place: Path, peer: bool, config: LoadConfig) -> dict[str, str]:
         if used and file.is_file():
             found[package] = jsons.loads(file.read_text()).get(package, "unknown")
     return found
-
-
-@contextmanager
-def _bar() -> Iterator[Show]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err(), transient=True) as progress:
-        bar = progress.add_task("starting", total=None)
-        yield lambda done, total, what: progress.update(bar, completed=done, total=total, description=what[:100])
 
 
 def _print(result: dict[str, Any], output: Path) -> None:
