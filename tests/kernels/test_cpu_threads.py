@@ -1,13 +1,16 @@
 """The thread pool: forks, exits, idleness and many backends at once."""
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from cpu_cases import make_batch, make_config, make_model
 from outthink.kernels.cpu.backend import CpuBackend
@@ -16,6 +19,7 @@ from outthink.kernels.step import DecodeBatch, Laws, Stops
 # Enough work that a pool is woken, and its stages shared.
 BATCH = make_batch([(list(range(45)), 0, [1, 0, 5]), (list(range(50, 95)), 0, [2, 4, 3])])
 TASKS = "/proc/self/task"
+SOURCES = Path(__file__).parents[2] / "src/outthink/kernels/cpu/csrc"
 
 
 def make_backend(threads: int) -> CpuBackend:
@@ -130,3 +134,16 @@ def test_a_second_thread_on_one_backend_is_refused():
     assert counts
     assert all(counts)
     assert np.array_equal(backend.run(BATCH), expected)
+
+
+@pytest.mark.parametrize(("broken", "patience", "code"), [(False, 60, 0), (True, 1, 1)])
+def test_a_helper_that_fell_asleep_between_two_stages_comes_again(tmp_path: Path, broken, patience, code):
+    assert shutil.which("c++"), "this check compiles the thread pool by itself: install c++"
+    pool = (SOURCES / "pool.cpp").read_text()
+    wake = "if (much_ && shared.asleep.load(std::memory_order_seq_cst) > 0) shared.wake();"
+    assert pool.count(wake) == 1
+    (tmp_path / "pool.cpp").write_text(pool.replace(wake, "") if broken else pool)
+    files = [Path(__file__).parent / "pool_sleepers.cpp", tmp_path / "pool.cpp"]
+    options = ["-std=c++20", "-pthread", f"-I{SOURCES}", "-o", tmp_path / "sleepers"]
+    subprocess.run(["c++", *options, *files], check=True, capture_output=True)
+    assert subprocess.run([tmp_path / "sleepers", str(patience)], check=False).returncode == code

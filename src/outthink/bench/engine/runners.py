@@ -53,7 +53,12 @@ _OPTILLM_NEEDS = (
 )
 INSTALLS: dict[str, tuple[tuple[str, ...], ...]] = {
     "llama.cpp": (("--no-binary", "llama-cpp-python", "llama-cpp-python[server]"),),
-    "openvino": (TORCH, ("openvino-genai", "optimum-intel[openvino]", *TORCH)),
+    # The converter asks for torchvision, whose build on PyPI is CUDA's, breaks on torch's for CPUs, and is not used.
+    "openvino": (
+        ("--no-deps", "optimum-intel>=2.2,<2.3", "optimum>=2.3,<2.4"),
+        TORCH,
+        ("openvino-genai", "nncf>=3.3", "transformers>=4.51,<5.6", "huggingface-hub<1.22", "setuptools", *TORCH),
+    ),
     "transformers": (TORCH, ("transformers>=5,<6", *TORCH)),
     # Clients of our server, and makers of load.
     "guidellm": (TORCH, ("guidellm>=0.8", *TORCH)),

@@ -157,6 +157,11 @@ class CpuBackend:
         """Wall time spent in the model's own steps so far, without what draws tokens."""
         return self._core.forward_seconds
 
+    @property
+    def stage_seconds(self) -> dict[str, float]:
+        """Wall time spent so far in each stage of the steps: norms, products, attention, by name."""
+        return self._core.stage_seconds
+
     def forward_cpu(self) -> float:
         """The same as processor time of the stepping thread, counted from the first call on."""
         self._core.set_timed(True)

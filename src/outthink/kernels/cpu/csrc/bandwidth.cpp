@@ -38,7 +38,7 @@ double read_bandwidth(size_t bytes, int threads) {
     std::atomic<uint64_t> sink{0};
     double best = 0;
     for (int pass = 0; pass < kPasses; ++pass) {
-        pool.wake();
+        pool.expect(true);
         const auto start = std::chrono::steady_clock::now();
         pool.each(chunks, false, [&](int chunk, int) {
             sink.fetch_xor(digest(block.data() + static_cast<size_t>(chunk) * kChunk, kChunk), std::memory_order_relaxed);

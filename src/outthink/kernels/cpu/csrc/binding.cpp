@@ -1,6 +1,7 @@
 // The Python face of the kernels: everything is checked here, and computed with the interpreter lock released.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -9,6 +10,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <optional>
 #include <stdexcept>
 
@@ -300,6 +302,12 @@ class Core {
     double forward_seconds() const { return decoder_->forward_seconds; }
     double forward_cpu() const { return decoder_->forward_cpu; }
 
+    std::map<std::string, double> stage_seconds() const {
+        std::map<std::string, double> seconds;
+        for (size_t i = 0; i < kStages.size(); ++i) seconds[kStages[i]] = model_->stage_seconds[i].load();
+        return seconds;
+    }
+
     const char* isa() const { return model_->kernels().name; }
 
     size_t weight_bytes() const { return model_->weight_bytes(); }
@@ -366,6 +374,7 @@ NB_MODULE(_core, module) {
         .def("set_timed", &Core::set_timed)
         .def_prop_ro("forward_seconds", &Core::forward_seconds)
         .def_prop_ro("forward_cpu", &Core::forward_cpu)
+        .def_prop_ro("stage_seconds", &Core::stage_seconds)
         .def("copy_pages", &Core::copy_pages, nb::arg("source").noconvert(), nb::arg("target").noconvert())
         .def_prop_ro("isa", &Core::isa)
         .def_prop_ro("weight_bytes", &Core::weight_bytes);

@@ -175,6 +175,7 @@ inline void store_ints(int32_t* p, Ints x) {
 }
 
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+inline void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }  // into the second-level cache
 
 }  // namespace
 }  // namespace outthink

@@ -87,6 +87,7 @@ inline Ints load_ints(const int32_t* p) { return reinterpret_cast<Ints>(_mm512_l
 inline void store_ints(int32_t* p, Ints a) { _mm512_storeu_si512(p, reinterpret_cast<__m512i>(a)); }
 
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+inline void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }  // into the second-level cache
 
 }  // namespace
 }  // namespace outthink

@@ -212,6 +212,7 @@ inline Ints load_ints(const int32_t* p) {
 inline void store_ints(int32_t* p, Ints x) { std::memcpy(p, &x, sizeof x); }
 
 inline void prefetch(const void* p) { __builtin_prefetch(p); }
+inline void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }  // into the second-level cache
 
 }  // namespace
 }  // namespace outthink

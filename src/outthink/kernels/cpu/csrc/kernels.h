@@ -21,6 +21,8 @@ inline constexpr int kMaxHeadDim = 512;
 // The least there is, so that no score loses against it; finite, so that the difference of two of them is a number.
 inline constexpr float kMasked = -3.402823466e38f;
 
+inline constexpr int kRowsPerItem = 48;  // of a product: enough to reuse weights from the second-level cache
+
 inline constexpr int kInputMultiple = 32;  // inputs of a product are padded to it; activations keep a sum of each 32
 inline constexpr int kScaleGroup = 128;    // inputs of a row that share a scale in int8 activations
 
@@ -66,6 +68,10 @@ struct Linear {
     const float* bias = nullptr;  // [outputs], or null
 
     int words() const { return words_of(format, inputs); }
+};
+
+struct Span {
+    int begin, end;
 };
 
 enum class Epilogue : int {
@@ -178,7 +184,7 @@ constexpr size_t sample_scratch(int size) {
 
 struct Kernels {
     const char* name;
-    void (*linear)(const LinearTask&, int block, int row_begin, int row_end);
+    void (*linear)(const LinearTask&, int block, int row_begin, int row_end);  // at most kRowsPerItem rows
     void (*embed)(const void* source, Format format, int size, int padded, float* out);
     void (*normalize)(const NormTask&);
     void (*quantize)(const QuantizeTask&);

@@ -12,15 +12,29 @@ inline Vec dot(Vec acc, Words a, Words b) {
     return dot_bf16(acc, a, b);
 }
 
-// Rows x vectors of outputs; each accumulator runs over the words in order, whatever `Rows` is.
-template <Format F, int Rows>
-inline void multiply(const uint32_t* weights, const uint32_t* input, ptrdiff_t stride, int words,
-                     Vec (&acc)[Rows][kTileVectors]) {
-    for (int r = 0; r < Rows; ++r) {
-        for (int j = 0; j < kTileVectors; ++j) acc[r][j] = zero();
+// Weights that will be needed after those of the loop that asks memory for them, two lines with each word.
+struct Ahead {
+    const uint32_t* weights;
+    int step;    // words by which to go on
+    int second;  // from the one line to the other
+
+    void ask() {
+        prefetch_far(weights);
+        prefetch_far(weights + second);
+        weights += step;
     }
+};
+
+template <int Rows>
+using Tile = Vec[Rows][kTileVectors];
+
+// Adds to rows x vectors of outputs; each accumulator runs over the words in order, whatever `Rows` is.
+template <Format F, int Rows>
+inline void multiply(const uint32_t* weights, const uint32_t* input, ptrdiff_t stride, int words, Ahead ahead,
+                     Tile<Rows>& acc) {
     for (int k = 0; k < words; ++k, weights += kBlockOutputs) {
         Words w[kTileVectors];
+        ahead.ask();
         for (int j = 0; j < kTileVectors; ++j) {
             prefetch(weights + 512 + j * kLanes);
             w[j] = load_words(weights + j * kLanes);
@@ -35,12 +49,13 @@ inline void multiply(const uint32_t* weights, const uint32_t* input, ptrdiff_t s
 // Exact sums of products with int8 activations over `count` inputs, on top of `start` for each row.
 template <Format F, int Rows>
 inline void multiply_codes(const uint32_t* weights, const uint32_t* input, ptrdiff_t stride, int count,
-                           const int32_t (&start)[Rows], Ints (&part)[Rows][kTileVectors]) {
+                           const int32_t (&start)[Rows], Ahead& ahead, Ints (&part)[Rows][kTileVectors]) {
     for (int r = 0; r < Rows; ++r) {
         for (int j = 0; j < kTileVectors; ++j) part[r][j] = splat_int(start[r]);
     }
     for (int k = 0; k < count / 4; k += F == Format::int8 ? 1 : 2, weights += kBlockOutputs) {
         Words w[kTileVectors];
+        ahead.ask();
         for (int j = 0; j < kTileVectors; ++j) {
             prefetch(weights + 512 + j * kLanes);
             w[j] = load_words(weights + j * kLanes);
@@ -66,18 +81,18 @@ inline void multiply_codes(const uint32_t* weights, const uint32_t* input, ptrdi
 // The same as `multiply` with int8 activations: groups of inputs are summed exactly, and added in order. Weights are
 // unsigned, so that their offset times the activations' sum is taken off first.
 template <Format F, int Group, int Rows>
-inline void multiply_quantized(const Linear& linear, const uint32_t* weights, int block, int first,
-                               const uint32_t* input, ptrdiff_t stride, Vec (&acc)[Rows][kTileVectors]) {
+inline void multiply_quantized(const Linear& linear, const uint32_t* weights, int block, int first, Span inputs,
+                               const uint32_t* input, ptrdiff_t stride, Ahead ahead, Tile<Rows>& acc) {
     constexpr int kOffset = F == Format::int8 ? 128 : 8;
-    const int inputs = linear.inputs, scales_at = inputs / 4, sums_at = scales_at + num_scales(inputs);
+    const int scales_at = linear.inputs / 4, sums_at = scales_at + num_scales(linear.inputs);
+    const int groups = (linear.inputs + Group - 1) / Group;
     // Kept in memory: the registers are the inner sums'.
     float total[Rows][kTileVectors][kLanes];
     for (int r = 0; r < Rows; ++r) {
-        for (int j = 0; j < kTileVectors; ++j) store(total[r][j], zero());
+        for (int j = 0; j < kTileVectors; ++j) store(total[r][j], acc[r][j]);
     }
-    const int groups = (inputs + Group - 1) / Group;
-    for (int group = 0; group < groups; ++group) {
-        const int begin = group * Group, count = inputs - begin < Group ? inputs - begin : Group;
+    for (int begin = inputs.begin; begin < inputs.end; begin += Group) {
+        const int count = inputs.end - begin < Group ? inputs.end - begin : Group;
         int32_t start[Rows];
         for (int r = 0; r < Rows; ++r) {
             const auto* sums = reinterpret_cast<const int32_t*>(input + r * stride + sums_at) + begin / kInputMultiple;
@@ -85,12 +100,12 @@ inline void multiply_quantized(const Linear& linear, const uint32_t* weights, in
             for (int i = 0; i < count / kInputMultiple; ++i) start[r] -= kOffset * sums[i];
         }
         Ints part[Rows][kTileVectors];
-        multiply_codes<F, Rows>(weights, input + begin / 4, stride, count, start, part);
+        multiply_codes<F, Rows>(weights, input + begin / 4, stride, count, start, ahead, part);
         weights += words_of(F, count) * kBlockOutputs;
         Vec scales[kTileVectors];
         for (int j = 0; j < kTileVectors; ++j) {
             if constexpr (F == Format::int4) {
-                const ptrdiff_t tile = static_cast<ptrdiff_t>(block) * groups + group;
+                const ptrdiff_t tile = static_cast<ptrdiff_t>(block) * groups + begin / Group;
                 scales[j] = load_f16(linear.group_scales + tile * kBlockOutputs + (first + j) * kLanes);
             }
         }
@@ -104,12 +119,7 @@ inline void multiply_quantized(const Linear& linear, const uint32_t* weights, in
         asm volatile("" ::: "memory");
     }
     for (int r = 0; r < Rows; ++r) {
-        for (int j = 0; j < kTileVectors; ++j) {
-            acc[r][j] = load(total[r][j]);
-            if constexpr (F == Format::int8) {
-                acc[r][j] = mul(acc[r][j], load(linear.scales + block * kBlockOutputs + (first + j) * kLanes));
-            }
-        }
+        for (int j = 0; j < kTileVectors; ++j) acc[r][j] = load(total[r][j]);
     }
 }
 
@@ -128,11 +138,15 @@ inline void store_columns(float* out, Vec y, int count) {
     }
 }
 
-// Bias, and what becomes of a tile's outputs.
-template <int Rows>
-inline void store_tile(const LinearTask& task, int block, int first, int row, Vec (&acc)[Rows][kTileVectors]) {
+// Scales, bias, and what becomes of a tile's outputs.
+template <Format F, int Rows>
+inline void store_tile(const LinearTask& task, int block, int first, int row, Tile<Rows>& acc) {
     const int column = block * kBlockOutputs + first * kLanes;
     for (int r = 0; r < Rows; ++r) {
+        if constexpr (F == Format::int8) {
+            const float* scales = task.linear->scales + column;
+            for (int j = 0; j < kTileVectors; ++j) acc[r][j] = mul(acc[r][j], load(scales + j * kLanes));
+        }
         if (task.linear->bias) {
             const float* bias = task.linear->bias + column;
             for (int j = 0; j < kTileVectors; ++j) acc[r][j] = add(acc[r][j], load(bias + j * kLanes));
@@ -156,37 +170,74 @@ inline void store_tile(const LinearTask& task, int block, int first, int row, Ve
     }
 }
 
+// A share of the inputs of a block for some of the rows; `sums` [rows][64] are those of the inputs before.
+struct Part {
+    int block, first;  // vector of the block's outputs
+    int row;
+    Span inputs;
+    float* sums;
+    Ahead ahead;
+};
+
 template <Format F, int Group, int Rows>
-inline void linear_tile(const LinearTask& task, int block, int first, int row) {
+inline void linear_tile(const LinearTask& task, const Part& part) {
     const Linear& linear = *task.linear;
-    const uint32_t* weights =
-        linear.weights + static_cast<ptrdiff_t>(block) * linear.words() * kBlockOutputs + first * kLanes;
-    const uint32_t* input = task.input + row * task.input_stride;
-    Vec acc[Rows][kTileVectors];
-    if constexpr (is_quantized(F)) {
-        multiply_quantized<F, Group, Rows>(linear, weights, block, first, input, task.input_stride, acc);
-    } else {
-        multiply<F, Rows>(weights, input, task.input_stride, linear.words(), acc);
+    const ptrdiff_t word = static_cast<ptrdiff_t>(part.block) * linear.words() + words_of(F, part.inputs.begin);
+    const uint32_t* weights = linear.weights + word * kBlockOutputs + part.first * kLanes;
+    const uint32_t* input = task.input + part.row * task.input_stride;
+    const int words = words_of(F, part.inputs.end - part.inputs.begin);
+    Tile<Rows> acc;
+    for (int r = 0; r < Rows; ++r) {
+        const float* sums = part.sums + r * kBlockOutputs + part.first * kLanes;
+        for (int j = 0; j < kTileVectors; ++j) acc[r][j] = part.inputs.begin ? load(sums + j * kLanes) : zero();
     }
-    store_tile<Rows>(task, block, first, row, acc);
+    if constexpr (is_quantized(F)) {
+        multiply_quantized<F, Group, Rows>(linear, weights, part.block, part.first, part.inputs, input,
+                                           task.input_stride, part.ahead, acc);
+    } else {
+        input += words_of(F, part.inputs.begin);
+        multiply<F, Rows>(weights, input, task.input_stride, words, part.ahead, acc);
+    }
+    if (part.inputs.end == linear.inputs) return store_tile<F, Rows>(task, part.block, part.first, part.row, acc);
+    for (int r = 0; r < Rows; ++r) {
+        float* sums = part.sums + r * kBlockOutputs + part.first * kLanes;
+        for (int j = 0; j < kTileVectors; ++j) store(sums + j * kLanes, acc[r][j]);
+    }
 }
 
 template <Format F, int Group, int Rows = kTileRows>
-inline void linear_rows(const LinearTask& task, int block, int first, int row, int count) {
+inline void linear_rows(const LinearTask& task, const Part& part, int count) {
     if (count == Rows) {
-        linear_tile<F, Group, Rows>(task, block, first, row);
+        linear_tile<F, Group, Rows>(task, part);
     } else if constexpr (Rows > 1) {
-        linear_rows<F, Group, Rows - 1>(task, block, first, row, count);
+        linear_rows<F, Group, Rows - 1>(task, part, count);
     }
 }
 
+// Of several tiles of rows all do one share of the inputs before the next: meanwhile the next share's weights, which lie
+// behind these, come from memory.
 template <Format F, int Group = kScaleGroup>
 inline void linear_block(const LinearTask& task, int block, int row_begin, int row_end) {
+    constexpr int kShare = 512, kVectors = kBlockOutputs / kLanes;
+    const Linear& linear = *task.linear;
     const int rows = row_end - row_begin, tiles = (rows + kTileRows - 1) / kTileRows;
-    for (int tile = 0; tile < tiles; ++tile) {
-        const int begin = row_begin + rows * tile / tiles, end = row_begin + rows * (tile + 1) / tiles;
-        for (int first = 0; first < kBlockOutputs / kLanes; first += kTileVectors) {
-            linear_rows<F, Group>(task, block, first, begin, end - begin);
+    const int share = tiles == 1 ? linear.inputs : kShare, passes = tiles * (kVectors / kTileVectors);
+    float sums[kRowsPerItem * kBlockOutputs];
+    for (int begin = 0; begin < linear.inputs; begin += share) {
+        const Span inputs = {begin, begin + share < linear.inputs ? begin + share : linear.inputs};
+        const int words = words_of(F, inputs.end - begin);
+        const uint32_t* next = linear.weights + (static_cast<ptrdiff_t>(block) * linear.words() +
+                                                 words_of(F, inputs.end)) * kBlockOutputs;
+        int pass = 0;
+        for (int first = 0; first < kVectors; first += kTileVectors) {
+            for (int tile = 0; tile < tiles; ++tile, ++pass) {
+                const int from = rows * tile / tiles, to = rows * (tile + 1) / tiles;
+                const int lines = tiles == 1 ? 0 : passes < kVectors ? 2 : 1;
+                const Ahead ahead = {next + static_cast<ptrdiff_t>(words) * kBlockOutputs * pass / passes,
+                                     lines * kLanes, lines / 2 * kLanes};
+                const Part part = {block, first, row_begin + from, inputs, sums + from * kBlockOutputs, ahead};
+                linear_rows<F, Group>(task, part, to - from);
+            }
         }
     }
 }

@@ -149,7 +149,7 @@ int pack(const std::vector<Source>& sources, const std::vector<int32_t>& row_map
     std::vector<std::vector<float>> rows(threads, std::vector<float>(column_map.size()));
     std::vector<std::vector<uint32_t>> groups(threads, std::vector<uint32_t>(kLanes * words));
     std::atomic<int> refused{-1};
-    pool.wake();
+    pool.expect(true);
     pool.each(weights.linear.outputs / kLanes, false, [&](int item, int thread) {
         std::vector<float>& row = rows[static_cast<size_t>(thread)];
         uint32_t* encoded = groups[static_cast<size_t>(thread)].data();

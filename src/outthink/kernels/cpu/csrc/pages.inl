@@ -13,10 +13,6 @@
 namespace outthink {
 namespace {
 
-struct Span {
-    int begin, end;
-};
-
 inline const uint32_t* page_of(const AttendTask& task, int row, int page) {
     return task.kv + task.page_table(row)[page] * task.page_stride();
 }

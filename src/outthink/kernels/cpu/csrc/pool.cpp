@@ -81,8 +81,16 @@ struct Pool::Shared {
                 }
                 relax();
             }
-            wakes.wait(calls, std::memory_order_acquire);
+            // Either this thread sees the stage that the caller has just published, or the caller sees it asleep.
+            asleep.fetch_add(1, std::memory_order_seq_cst);
+            if (published.load(std::memory_order_seq_cst) == seen) wakes.wait(calls, std::memory_order_acquire);
+            asleep.fetch_sub(1, std::memory_order_relaxed);
         }
+    }
+
+    void wake() {
+        wakes.fetch_add(1, std::memory_order_release);
+        wakes.notify_all();
     }
 
     std::vector<Range> ranges;
@@ -93,6 +101,7 @@ struct Pool::Shared {
     alignas(64) std::atomic<uint64_t> published{0};
     alignas(64) std::atomic<int> pending{0};
     alignas(64) std::atomic<int> wakes{0};
+    std::atomic<int> asleep{0};
     std::atomic<bool> stop{false};
 };
 
@@ -104,8 +113,7 @@ Pool::~Pool() {
         return;
     }
     shared_->stop.store(true, std::memory_order_release);
-    shared_->wakes.fetch_add(1, std::memory_order_release);
-    shared_->wakes.notify_all();
+    shared_->wake();
     for (auto& helper : helpers_) helper.join();
 }
 
@@ -123,15 +131,15 @@ void Pool::abandon() {
     (void)shared_.release();
 }
 
-void Pool::wake() {
-    if (threads_ == 1) return;
+void Pool::expect(bool much) {
+    much_ = much;
+    if (threads_ == 1 || !much) return;
     if (count_forks() != fork_count_) {
         abandon();
         fork_count_ = count_forks();
         start();
     }
-    shared_->wakes.fetch_add(1, std::memory_order_release);
-    shared_->wakes.notify_all();
+    shared_->wake();
 }
 
 void Pool::run(int items, Call call, void* context) {
@@ -147,7 +155,8 @@ void Pool::run(int items, Call call, void* context) {
         shared.ranges[static_cast<size_t>(owner)].state.store(stage << kRemainingBits | count,
                                                               std::memory_order_release);
     }
-    shared.published.store(stage, std::memory_order_release);
+    shared.published.store(stage, std::memory_order_seq_cst);
+    if (much_ && shared.asleep.load(std::memory_order_seq_cst) > 0) shared.wake();
     shared.work(0);
     for (int spin = 0; spin < kSpins; ++spin) {
         if (shared.pending.load(std::memory_order_acquire) == 0) return;

@@ -11,7 +11,7 @@ namespace outthink {
 
 // The calling thread, number 0, never waits for another to come: it does every item that nobody else has begun. So a
 // thread that the system does not run costs nothing, unless it was stopped in the midst of an item.
-// Helpers that find no work look for it for about 50 us, then sleep until `wake`.
+// Helpers that find no work look for it for about 50 us, then sleep.
 class Pool {
    public:
     explicit Pool(int threads);
@@ -21,8 +21,9 @@ class Pool {
 
     int size() const { return threads_; }
 
-    // Call before work that is worth the time a sleeping thread takes to come.
-    void wake();
+    // Whether the calls of `each` that follow are worth the time a sleeping thread takes to come: then helpers are woken
+    // at once, and again where one has fallen asleep between two calls.
+    void expect(bool much);
 
     // Calls function(item, thread) for every item in [0, items), and returns when all have returned. Neighbouring
     // items tend to go to one thread. `alone`: on the calling thread. Not reentrant.
@@ -48,6 +49,7 @@ class Pool {
 
     const int threads_;
     int fork_count_;
+    bool much_ = false;
     std::unique_ptr<Shared> shared_;
     std::vector<std::thread> helpers_;
 };

@@ -7,7 +7,6 @@
 namespace outthink {
 namespace {
 
-constexpr int kRowsPerItem = 48;  // of a product: enough to reuse weights from the second-level cache
 // Multiplications that take about a microsecond, which is several times what it takes to share them; and a step that
 // takes as long as waking a thread.
 constexpr int64_t kWorthSharing = 1 << 17, kWorthWaking = 1 << 22;
@@ -90,7 +89,7 @@ void Model::run(const Batch& batch, float* logits) {
     logits_ = logits;
     reserve(std::max(batch.num_rows, batch.num_logits));
     plan(batch);
-    if (batch.num_rows * products_ >= kWorthWaking) pool_.wake();
+    pool_.expect(batch.num_rows * products_ >= kWorthWaking);
     step();
 }
 
@@ -117,30 +116,51 @@ void Model::reserve(int rows) {
     mlp_ = Memory<uint32_t>(sized(mlp_words_));
 }
 
+// Counts the time since the end of the stage before.
+void Model::end_stage(Stage stage) {
+    const Clock::time_point now = Clock::now();
+    auto& seconds = stage_seconds[stage];
+    seconds.store(seconds.load(std::memory_order_relaxed) + std::chrono::duration<double>(now - stage_begin_).count(),
+                  std::memory_order_relaxed);
+    stage_begin_ = now;
+}
+
 void Model::step() {
+    stage_begin_ = Clock::now();
     const auto* source = static_cast<const char*>(embedding);
     const size_t row_bytes = static_cast<size_t>(shape_.hidden_size) * (embedding_format == Format::f32 ? 4 : 2);
     each_row(batch_.num_rows, hidden_stride_, [&](int row) {
         kernels_.embed(source + static_cast<size_t>(batch_.tokens[row]) * row_bytes, embedding_format,
                        shape_.hidden_size, hidden_stride_, hidden_.data() + ptrdiff_t{row} * hidden_stride_);
     });
+    end_stage(kEmbed);
     for (int index = 0; index < static_cast<int>(layers.size()); ++index) layer(index);
     if (batch_.num_logits == 0) return;
     normalize_rows(final_norm, batch_.logit_rows, batch_.num_logits);
+    end_stage(kNorm);
     multiply(head, input_.data(), batch_.num_logits, Epilogue::store, logits_, shape_.num_outputs, shape_.num_outputs);
+    end_stage(kHead);
 }
 
 void Model::layer(int index) {
     const Layer& layer = layers[static_cast<size_t>(index)];
     const int rows = batch_.num_rows;
     normalize_rows(layer.input_norm, nullptr, rows);
+    end_stage(kNorm);
     multiply(layer.qkv, input_.data(), rows, Epilogue::store, projected_.data(), qkv_stride_, qkv_stride_);
+    end_stage(kQkv);
     rotate(index);
+    end_stage(kRotate);
     attention(index);
+    end_stage(kAttend);
     multiply_intermediate(layer.output, attended_.data());
+    end_stage(kOutput);
     normalize_rows(layer.post_norm, nullptr, rows);
+    end_stage(kNorm);
     multiply(layer.gate_up, input_.data(), rows, Epilogue::silu_mul, mlp_.data(), mlp_words_, 0);
+    end_stage(kGateUp);
     multiply_intermediate(layer.down, mlp_.data());
+    end_stage(kDown);
 }
 
 // Rows `rows` of the residual stream (all, if null) as activations 0, 1, ... of the next product.

@@ -1,6 +1,9 @@
 // A model in packed form with its paged KV memory, and the computation of one step over it.
 #pragma once
 
+#include <array>
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -49,6 +52,11 @@ struct Batch {
     const int32_t *tokens, *positions, *query_starts, *context_lengths, *page_tables, *logit_rows;
 };
 
+// What a step spends its time on, in the order of a layer; `output`, `down` with the quantizing of their inputs.
+inline constexpr std::array<const char*, 9> kStages = {"embed",  "norm",    "qkv",  "rotate", "attend",
+                                                       "output", "gate_up", "down", "head"};
+enum Stage { kEmbed, kNorm, kQkv, kRotate, kAttend, kOutput, kGateUp, kDown, kHead };
+
 // Describes the first thing wrong with a batch; empty if it may be computed.
 std::string find_fault(const Batch& batch, const Shape& shape);
 
@@ -74,8 +82,11 @@ class Model {
     // Writes logits [num_logits, num_outputs]. The batch must be without fault.
     void run(const Batch& batch, float* logits);
     void copy_pages(const int32_t* source, const int32_t* target, int count);
+    // Spent in each of kStages so far; may be read while a step runs.
+    std::array<std::atomic<double>, kStages.size()> stage_seconds{};
 
    private:
+    using Clock = std::chrono::steady_clock;
     // Consecutive rows of order_ that attend together.
     struct Tile {
         int begin, count, common_pages, blocks;
@@ -93,6 +104,7 @@ class Model {
     void reserve(int rows);
     void reserve_blocks(int tiles);
     void step();
+    void end_stage(Stage stage);
     void layer(int index);
     void rotate(int index);
     void attention(int index);
@@ -120,6 +132,7 @@ class Model {
     // Of the step that is running.
     Batch batch_{};
     float* logits_ = nullptr;
+    Clock::time_point stage_begin_;
     std::vector<int32_t> sequences_, order_, sorted_, shared_;
     std::vector<Tile> tiles_;
     bool split_blocks_ = false;
