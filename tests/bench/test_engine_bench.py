@@ -11,12 +11,13 @@ import pytest
 from outthink.bench.engine import rounds
 from outthink.bench.engine.checkpoint import SPECIAL, write_random_llama
 from outthink.bench.engine.driver import Driver, RunnerError
-from outthink.bench.engine.machine import is_busy, read_bandwidth
+from outthink.bench.engine.machine import Limits, is_busy, measure_limits
+from outthink.bench.engine.profile import Profile, report_profile
 from outthink.bench.engine.report import bandwidth_share, compare, report
 from outthink.bench.engine.rounds import EngineConfig, Measured, common_prefix, measure
 from outthink.bench.engine.runners import DRIVERS, INSTALLS, OURS, RUNNERS, Runner, find_runners, python_of
 from outthink.bench.engine.weights import Subject
-from outthink.bench.engine.workloads import Workload, goal, request, workloads
+from outthink.bench.engine.workloads import BITS, Workload, goal, request, workloads
 from outthink.core.errors import CapabilityError, UnknownNameError
 from outthink.core.sampling import Sampling, Until
 from outthink.models.checkpoint import load_model
@@ -99,7 +100,8 @@ def test_our_median_is_compared_with_the_best_peer_of_the_same_bits():
 
 
 def test_the_share_of_the_bandwidth_is_bytes_of_weights_by_steps():
-    measured = Measured(bandwidth=[1e9, 4e9, 2e9], rates={("m", "decode 1", "int8", OURS): [15.0, 17.0, 16.0]})
+    limits = [Limits(read, {}) for read in (1e9, 4e9, 2e9)]
+    measured = Measured(limits=limits, rates={("m", "decode 1", "int8", OURS): [15.0, 17.0, 16.0]})
     measured.told[f"m, {OURS} int8"] = {"weight_bytes": 100_000_000}
     share = bandwidth_share(measured, "m")
     assert share is not None and share["share"] == pytest.approx(0.8) and share["met"]
@@ -130,6 +132,9 @@ def test_what_a_runner_does_reaches_the_report(subject, stand_in, tmp_path, monk
     assert "no such thing" in measured.missing["tiny, branches 4, other int8"]
     assert "--set-up" in measured.missing["tiny, absent int8"]
     assert [each["branches"] for each in result["overhead"]] == [1, 64]
+    assert [each["workload"] for each in result["profile"]] == [job.name for job in workloads(True, quick=True)]
+    for each in result["profile"]:
+        assert 0 < sum(each["stages"].values()) < 1 and 0 < each["arithmetic"] < 1 and 0 < each["memory"] < 1
     assert all(0 < share < 1 for each in result["overhead"] for share in each["shares"])
     order = [log for op, log in asked if op == "decode"]
     assert order[:4] == ["run-outthink-int8.log", "run-other-int8.log"] * 2
@@ -137,7 +142,7 @@ def test_what_a_runner_does_reaches_the_report(subject, stand_in, tmp_path, monk
 
 
 def test_finished_rounds_outlast_an_interrupt(subject, tmp_path, monkeypatch):
-    original, calls = rounds._rate, []
+    original, calls = rounds._seconds, []
 
     def interrupted(*arguments):
         calls.append(arguments)
@@ -145,7 +150,7 @@ def test_finished_rounds_outlast_an_interrupt(subject, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(rounds, "_rate", interrupted)
+    monkeypatch.setattr(rounds, "_seconds", interrupted)
     measured = measure([subject], [RUNNERS[0]], EngineConfig(1, 3, ("int8",), quick=True), tmp_path)
     assert measured.interrupted and measured.rounds == 1
     assert [len(rates) for rates in measured.rates.values()] == [2, 1, 1, 1]
@@ -241,10 +246,25 @@ def test_a_busy_machine_is_told():
     assert is_busy({"load_average": 1.0, "cores": 2}) and not is_busy({"load_average": 0.3, "cores": 2})
 
 
-def test_bandwidth_is_of_this_world():
-    """Faster than a disk, slower than a register: a loop that the compiler dropped would be far above."""
-    found = read_bandwidth(1, mib=64)
-    assert found is not None and 1e8 < found < 1e12
+def test_limits_are_of_this_world():
+    """Faster than a disk, slower than a register; multiplications that the compiler dropped would be far above."""
+    found = measure_limits(1, mib=64)
+    assert found is not None and 1e8 < found.read_bytes_per_s < 1e12
+    assert set(found.multiplications_per_s) == set(BITS)
+    assert all(1e7 < rate < 1e13 for rate in found.multiplications_per_s.values())
+
+
+def test_a_profile_tells_stages_and_the_least_time_that_the_machine_allows():
+    profile = Profile("m", Workload("decode 2", "decode", 2, 8, 10), "int8", weight_bytes=1000)
+    profile.add(4.0, {"flops": 800, "stages": {"qkv": 1.0, "head": 2.0}})
+    profile.add(6.0, {"flops": 800, "stages": {"qkv": 1.0, "head": 3.0}})
+    limits = [Limits(read, {"int8": rate}) for read, rate in ((4000.0, 100.0), (9000.0, 1.0), (1.0, 200.0))]
+    found = report_profile(profile, limits)
+    assert found["seconds"] == 5.0 and found["stages"] == {"qkv": 0.2, "head": 0.5}
+    assert found["elsewhere"] == pytest.approx(0.3)
+    assert found["memory"] == pytest.approx(10 * 1000 / 4000 / 5)  # every step reads all weights
+    assert found["arithmetic"] == pytest.approx(400 / 100 / 5)  # a multiplication is two FLOPs
+    assert "memory" not in report_profile(profile, [])
 
 
 def test_the_median_is_that_of_the_rounds(subject):

@@ -199,6 +199,10 @@ def _lines(result: dict[str, Any]) -> list[str]:
         lines.append(
             f"{share['model']}, int8, batch 1: reads {speeds}, {share['share']:.0%} (goal {share['goal']:.0%})"
         )
+    missed = {(each["model"], each["workload"], each["bits"]) for each in result["comparisons"] if each["met"] is False}
+    for each in result["profile"]:
+        if (each["model"], each["workload"], each["bits"]) in missed:
+            lines.append(_why(each))
     for each in result["agreement"]:
         lines.append(f"{each['model']}, bf16: {each['agree']} of {each['tokens']} likeliest tokens as {each['runner']}")
     for each in result["overhead"]:
@@ -208,3 +212,16 @@ def _lines(result: dict[str, Any]) -> list[str]:
         seconds = f"{startup['first_token_s']:.2f} s ({startup['processor_s']:.2f} s of processor time)"
         lines.append(f"first token after {seconds}, goal {startup['goal_s']:g} s")
     return lines + [f"no figure: {name}: {reason}" for name, reason in result["missing"].items()]
+
+
+def _why(profile: dict[str, Any]) -> str:
+    """Where the time of a workload goes whose goal was missed, and how far it is from what the machine can do."""
+    stages = sorted(profile["stages"].items(), key=lambda stage: -stage[1])[:3]
+    largest = ", ".join(f"{name} {share:.0%}" for name, share in stages)
+    line = f"missed: {profile['model']}, {profile['workload']}, {profile['bits']}: {largest}"
+    if "arithmetic" not in profile:
+        return line
+    limits = (
+        f"{profile['arithmetic']:.0%} is the least that its multiplications take, {profile['memory']:.0%} its memory"
+    )
+    return f"{line}; of its time {limits}"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from outthink.bench.engine.workloads import BITS, FORMATS, Bits
 from outthink.kernels.cpu.extension import compiled, usable_cores
 
 TELLING_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "asimd", "i8mm", "bf16")
@@ -32,10 +34,22 @@ def is_busy(machine: dict[str, Any]) -> bool:
     return machine["load_average"] > BUSY_PER_CORE * machine["cores"]
 
 
-def read_bandwidth(threads: int, mib: int = READ_MIB) -> float | None:
-    """Bytes per second that threads read from a block far larger than the caches; None without compiled kernels."""
+@dataclass(frozen=True)
+class Limits:
+    """What the machine does at most: bytes read per second, and multiplications per second by the weights' bits."""
+
+    read_bytes_per_s: float
+    multiplications_per_s: dict[Bits, float]
+
+
+def measure_limits(threads: int, mib: int = READ_MIB) -> Limits | None:
+    """Read a block far larger than the caches, and multiply what is in the nearest; None without compiled kernels."""
     extension = compiled()
-    return None if extension is None else extension.read_bandwidth(mib, threads)
+    if extension is None:
+        return None
+    read = extension.read_bandwidth(mib, threads)
+    rates: dict[Bits, float] = {bits: extension.multiply_rate(FORMATS[bits], "auto", threads) for bits in BITS}
+    return Limits(read, rates)
 
 
 def _cpu_lines() -> dict[str, str]:

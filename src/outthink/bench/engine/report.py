@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from outthink.bench.engine.machine import is_busy
+from outthink.bench.engine.profile import report_profile
 from outthink.bench.engine.rounds import EngineConfig, Key, Measured
 from outthink.bench.engine.runners import OURS
 from outthink.bench.engine.startup import GOAL_S
@@ -77,9 +78,9 @@ def bandwidth_share(measured: Measured, subject_name: str) -> dict[str, Any] | N
     """The bytes of weights that our int8 decode of one sequence reads per second, as a share of what can be read."""
     rates = measured.rates.get((subject_name, "decode 1", "int8", OURS))
     told = measured.told.get(f"{subject_name}, {OURS} int8", {})
-    if not rates or not measured.bandwidth or "weight_bytes" not in told:
+    if not rates or not measured.limits or "weight_bytes" not in told:
         return None
-    limit, read = median(measured.bandwidth), median(rates) * told["weight_bytes"]
+    limit, read = median(each.read_bytes_per_s for each in measured.limits), median(rates) * told["weight_bytes"]
     share = read / limit
     return {
         "model": subject_name,
@@ -111,12 +112,13 @@ def report(
         "what": "our engine beside others",
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {**machine, "busy": is_busy(machine), "read_bytes_per_s": measured.bandwidth},
+        "machine": {**machine, "busy": is_busy(machine), "limits": [asdict(limits) for limits in measured.limits]},
         "config": asdict(config),
         "rounds": measured.rounds,
         "interrupted": measured.interrupted,
         "comparisons": comparisons,
         "bandwidth": [share for share in shares if share is not None],
+        "profile": [report_profile(profile, measured.limits) for profile in measured.profiles.values()],
         "agreement": measured.agreement,
         "overhead": [
             {**each, "share": median(each["shares"]), "goal": OVERHEAD_GOALS[each["branches"]]}

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from outthink.bench.engine.driver import Driver, RunnerError
-from outthink.bench.engine.machine import read_bandwidth
+from outthink.bench.engine.machine import Limits, measure_limits
+from outthink.bench.engine.profile import Profile
 from outthink.bench.engine.runners import DRIVERS, OURS, Runner, python_of
 from outthink.bench.engine.weights import Subject, weights_of
 from outthink.bench.engine.workloads import BITS, Bits, Workload, request, workloads
@@ -38,15 +39,17 @@ class Measured:
     """What has been measured so far.
 
     ``rates``: tokens per second of every round, by model, workload, bits and runner. ``missing``: why a runner has no
-    figure, by the same or by model, bits and runner. ``told``: what runners say of themselves. ``bandwidth``: bytes per
-    second. ``agreement``: of our tokens in bf16 and another's, how many there are and how many agree before the first
-    that does not. ``overhead``: seconds of steps, and of those outside the backend.
+    figure, by the same or by model, bits and runner. ``told``: what runners say of themselves. ``limits``: of the
+    machine, once a round. ``profiles``: of our own rates. ``agreement``: of our tokens in bf16 and another's, how many
+    there are and how many agree before the first that does not. ``overhead``: seconds of steps, and of those outside
+    the backend.
     """
 
     rates: dict[Key, list[float]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     told: dict[str, dict[str, Any]] = field(default_factory=dict)
-    bandwidth: list[float] = field(default_factory=list)
+    limits: list[Limits] = field(default_factory=list)
+    profiles: dict[Key, Profile] = field(default_factory=dict)
     agreement: list[dict[str, Any]] = field(default_factory=list)
     overhead: list[dict[str, Any]] = field(default_factory=list)
     rounds: int = 0
@@ -107,17 +110,17 @@ def _measure_subject(
         total = (config.rounds + 1) * len(jobs) * len(running)
         done = 0
         for round_number in range(config.rounds + 1):  # the first warms up: compilers, caches, pages of files
-            bandwidth = read_bandwidth(config.threads)
+            limits = measure_limits(config.threads)
             for job in jobs:
                 for at in _turned(running, round_number):
                     progress(done, total, f"{subject.name}: {job.name}, {at.runner.name} {at.bits}")
-                    rate = _rate(subject, job, at, round_number, measured)
+                    seconds = _seconds(subject, job, at, round_number, measured)
                     done += 1
-                    if round_number > 0 and rate is not None:
-                        measured.rates.setdefault((subject.name, job.name, at.bits, at.runner.name), []).append(rate)
+                    if round_number > 0 and seconds is not None:
+                        _count(subject, job, at, seconds, measured)
             if round_number > 0:
                 measured.rounds += 1
-                measured.bandwidth += [] if bandwidth is None else [bandwidth]
+                measured.limits += [] if limits is None else [limits]
         progress(total, total, f"{subject.name}: agreement and overhead")
         measured.agreement += _agreement(subject, running)
         measured.overhead += _overhead(subject, running, config)
@@ -156,7 +159,17 @@ def _turned(running: list[Running], by: int) -> list[Running]:
     return running[by:] + running[:by]
 
 
-def _rate(subject: Subject, job: Workload, at: Running, seed: int, measured: Measured) -> float | None:
+def _count(subject: Subject, job: Workload, at: Running, seconds: float, measured: Measured) -> None:
+    key = (subject.name, job.name, at.bits, at.runner.name)
+    measured.rates.setdefault(key, []).append(job.rated_tokens / seconds)
+    if at.runner.name != OURS:
+        return
+    told = measured.told[f"{subject.name}, {OURS} {at.bits}"]
+    profile = measured.profiles.setdefault(key, Profile(subject.name, job, at.bits, told["weight_bytes"]))
+    profile.add(seconds, at.driver.ask(op="spent"))
+
+
+def _seconds(subject: Subject, job: Workload, at: Running, seed: int, measured: Measured) -> float | None:
     name = f"{subject.name}, {job.name}, {at.runner.name} {at.bits}"
     if name in measured.missing:
         return None
@@ -167,7 +180,7 @@ def _rate(subject: Subject, job: Workload, at: Running, seed: int, measured: Mea
             raise
         measured.missing[name] = str(error)
         return None
-    return job.rated_tokens / answer["seconds"]
+    return answer["seconds"]
 
 
 def _agreement(subject: Subject, running: Sequence[Running]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ Kind = Literal["decode", "prefill", "branches"]
 Bits = Literal["bf16", "int8", "int4"]
 
 BITS: tuple[Bits, ...] = ("bf16", "int8", "int4")
+FORMATS: dict[Bits, str] = {"bf16": "bfloat16", "int8": "int8", "int4": "int4"}  # as our kernels call them
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Workload:
     def rated_tokens(self) -> int:
         """The tokens whose number by the second is the rate: those of the prompt in "prefill", else the new ones."""
         return self.prompt if self.kind == "prefill" else self.batch * self.new_tokens
+
+    @property
+    def steps(self) -> int:
+        """How many steps over the whole model the timed part takes at least."""
+        return self.new_tokens + (self.kind != "decode")
 
 
 def workloads(small: bool, quick: bool = False) -> tuple[Workload, ...]:

@@ -11,32 +11,16 @@ from outthink.bench.search.judge import TextScore
 from outthink.bench.search.plan import OURS, Ground, Json, Part, Way
 from outthink.bench.search.trees import LONGEST_LINE, draw_problems, options
 from outthink.core.budget import Ledger
+from outthink.core.errors import CapabilityError
 from outthink.core.sampling import Sampling
-from outthink.kernels.step import Backend, StepBatch
+from outthink.kernels.cpu.backend import CpuBackend
+from outthink.kernels.step import Backend
 from outthink.lm.model import Model, load, resolve
 from outthink.reason.solve import ask, think
 from outthink.tasks.problem import Problem
 
 STRATEGIES = ("step-beam", "mcts", "particle-filter", "majority-vote")
 BRANCHES = 64
-
-
-class TimedBackend:
-    """A backend, and the seconds that it computed."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self.seconds = 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-    def run(self, batch: StepBatch) -> Any:
-        """See `Backend.run`."""
-        start = perf_counter()
-        logits = self._backend.run(batch)
-        self.seconds += perf_counter() - start
-        return logits
 
 
 class TimedStep:
@@ -65,25 +49,33 @@ def open_ways(ground: Ground) -> list[Way]:
     ]
 
 
+def compiled_backend(backend: Backend) -> CpuBackend:
+    """The same, which has a clock of its own. Raises CapabilityError for another than the compiled kernels."""
+    if not isinstance(backend, CpuBackend):
+        raise CapabilityError("The time outside the forward pass is measured with the compiled kernels; see doctor.")
+    return backend
+
+
 def under_the_clock(model: Model, problem: Problem, strategy: str, branches: int, seed: int) -> Json:
     """Seconds of one search; those of them within the engine's steps, and within the forward pass; and processor
     seconds of the strategy's own thread, beside which the engine's goes on unless both are in Python.
     """
     lm = apart(model, Ledger(), Sampling(seed=seed), f"{strategy}/{seed}/{perf_counter()}")
     engine = model.engine
-    backend, timed, step = engine.backend, TimedBackend(engine.backend), TimedStep(model)
+    backend, step = compiled_backend(engine.backend), TimedStep(model)
     wanted = {"n": branches, "max_tokens": LONGEST_LINE} if strategy == "majority-vote" else options(strategy, branches)
-    model.thread.call(lambda: vars(engine).update(backend=timed, step=step))
-    start, computed = perf_counter(), thread_time()
+    model.thread.call(lambda: vars(engine).update(step=step))
+    start, computed, forward = perf_counter(), thread_time(), backend.forward_seconds
     asyncio.run(think(ask(problem, chat=model.chat), lm, strategy, TextScore(), **wanted))
     seconds, computed = perf_counter() - start, thread_time() - computed
-    model.thread.call(lambda: (vars(engine).update(backend=backend), vars(engine).pop("step")))
+    forward = backend.forward_seconds - forward
+    model.thread.call(lambda: vars(engine).pop("step"))
     return {
         "seconds": seconds,
         "engine": step.seconds,
-        "forward": timed.seconds,
+        "forward": forward,
         "strategy": computed,
-        "share": 1 - timed.seconds / seconds,
+        "share": 1 - forward / seconds,
         "drawn": lm.ledger.bill.decoded,
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from protocol import serve
 
+from outthink.bench.engine.workloads import FORMATS, Bits
 from outthink.core.sampling import Sampling, Until
 from outthink.engine.billing import Costs
 from outthink.engine.engine import Engine
@@ -19,13 +20,11 @@ from outthink.lm.protocol import LM, Branch
 from outthink.models.flops import head_flops, prefill_flops
 from outthink.models.opened import MappedWeights, open_model
 
-FORMATS = {"bf16": "bfloat16", "int8": "int8", "int4": "int4"}
-
 
 class Ours:
     """See `protocol.Runner`."""
 
-    def __init__(self, model: str, bits: str, threads: int) -> None:
+    def __init__(self, model: str, bits: Bits, threads: int) -> None:
         opened = open_model(model)
         config = opened.config
         self.backend = CpuBackend(
@@ -39,6 +38,7 @@ class Ours:
         costs = Costs(lambda start, count: prefill_flops(config, start, count), head_flops(config))
         engine = Engine(self.backend, opened.tokenizer, costs, config.max_positions)
         self.model = Model(opened, EngineThread(engine))
+        self._spent: dict[str, Any] = {}
         self.told = {
             "weight_bytes": self.backend.weight_bytes,
             "settings": {"kv": "bfloat16", "isa": self.backend.isa, "int4 group": 32},
@@ -60,12 +60,29 @@ class Ours:
         """Wall seconds of sampling ``branches`` continuations, and those in the model's own steps; how many steps."""
         return asyncio.run(self._overhead(self._lm(temperature=1.0), prompt, branches, new_tokens))
 
+    def spent(self) -> dict[str, Any]:
+        """Of the timed part of the last workload: seconds in each stage of the model's steps, and FLOPs billed."""
+        return self._spent
+
+    async def _timed(self, lm: LM, work: Callable[[], Awaitable[Any]]) -> tuple[float, Any]:
+        stages, flops, start = self.backend.stage_seconds, lm.ledger.bill.flops, perf_counter()
+        result = await work()
+        seconds = perf_counter() - start
+        after = self.backend.stage_seconds
+        self._spent = {
+            "stages": {stage: after[stage] - stages[stage] for stage in stages},
+            "flops": lm.ledger.bill.flops - flops,
+        }
+        return seconds, result
+
     def _lm(self, temperature: float = 0.0) -> LM:
         return self.model.session(sampling=Sampling(temperature=temperature))
 
     async def _decode(self, lm: LM, prompts: list[list[int]], new_tokens: int) -> tuple[float, list[list[int]]]:
         begun = [(await (await lm.root(prompt)).extend(1, _only(1)))[0] for prompt in prompts]
-        seconds, grown = await _timed(lambda: asyncio.gather(*(line.extend(1, _only(new_tokens)) for line in begun)))
+        seconds, grown = await self._timed(
+            lm, lambda: asyncio.gather(*(line.extend(1, _only(new_tokens)) for line in begun))
+        )
         tokens = [[*first.tokens, *lines[0].tokens] for first, lines in zip(begun, grown, strict=True)]
         await _close(lm, [*begun, *(line for lines in grown for line in lines)])
         return seconds, tokens
@@ -74,7 +91,7 @@ class Ours:
         async def work() -> list[Branch]:
             return await (await lm.root(prompt)).extend(1, _only(1))
 
-        seconds, [line] = await _timed(work)
+        seconds, [line] = await self._timed(lm, work)
         tokens = [list(line.tokens)]
         await _close(lm, [line])
         return seconds, tokens
@@ -90,7 +107,7 @@ class Ours:
             return await asyncio.gather(*(branch.extend(1, _only(new_tokens)) for branch in fed))
 
         opened: list[Branch] = []
-        seconds, grown = await _timed(work)
+        seconds, grown = await self._timed(lm, work)
         lines = [lines[0] for lines in grown]
         await _close(lm, [*opened, *lines])
         return seconds, [list(line.tokens) for line in lines]
@@ -100,7 +117,7 @@ class Ours:
         first = (await root.extend(1, _only(1)))[0]
         stats = self.model.engine.stats
         steps, computed = stats.steps, self.backend.forward_seconds
-        seconds, lines = await _timed(lambda: first.extend(branches, _only(new_tokens)))
+        seconds, lines = await self._timed(lm, lambda: first.extend(branches, _only(new_tokens)))
         await _close(lm, [first, *lines])
         return {
             "seconds": seconds,
@@ -111,12 +128,6 @@ class Ours:
 
 def _only(max_tokens: int) -> Until:
     return Until(max_tokens, ignore_eos=True)
-
-
-async def _timed(work: Callable[[], Awaitable[Any]]) -> tuple[float, Any]:
-    start = perf_counter()
-    result = await work()
-    return perf_counter() - start, result
 
 
 async def _close(lm: LM, branches: list[Branch]) -> None:

@@ -15,8 +15,8 @@
 #include <stdexcept>
 
 #include "arrays.h"
-#include "bandwidth.h"
 #include "decode_binding.h"
+#include "roofline.h"
 #include "pack.h"
 #include "step.h"
 
@@ -387,6 +387,17 @@ NB_MODULE(_core, module) {
             return read_bandwidth(static_cast<size_t>(mebibytes) << 20, threads);
         },
         nb::arg("mebibytes"), nb::arg("threads"));
+    module.def(
+        "multiply_rate",
+        [](const std::string& format, const std::string& isa, int threads) {
+            require(threads > 0 && threads <= 1024, "From 1 to 1024 threads.");
+            const Kernels* kernels = select_kernels(isa.c_str());
+            require(kernels != nullptr, "This processor does not run the instruction set '" + isa + "'.");
+            const Format type = weight_format(format);
+            nb::gil_scoped_release unlocked;
+            return multiply_rate(*kernels, type, threads);
+        },
+        nb::arg("format"), nb::arg("isa"), nb::arg("threads"));
     module.def("usable_isas", [] {
         std::vector<std::string> names;
         for (const char* name : {"avx512", "avx2", "generic"}) {

@@ -185,6 +185,8 @@ constexpr size_t sample_scratch(int size) {
 struct Kernels {
     const char* name;
     void (*linear)(const LinearTask&, int block, int row_begin, int row_end);  // at most kRowsPerItem rows
+    // The inner loop of products on data in the first-level cache; returns how many multiplications it did.
+    int64_t (*multiply_cached)(Format, int64_t rounds);
     void (*embed)(const void* source, Format format, int size, int padded, float* out);
     void (*normalize)(const NormTask&);
     void (*quantize)(const QuantizeTask&);

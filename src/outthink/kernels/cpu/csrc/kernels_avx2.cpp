@@ -9,7 +9,7 @@
 namespace outthink {
 
 const Kernels* avx2_kernels() {
-    static const Kernels table = {"avx2", linear, embed, normalize, quantize, int4_error, rotate, attend_block, fold, finish, sample};
+    static const Kernels table = {"avx2", linear, multiply_cached, embed, normalize, quantize, int4_error, rotate, attend_block, fold, finish, sample};
     return &table;
 }
 

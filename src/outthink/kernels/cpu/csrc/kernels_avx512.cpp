@@ -9,7 +9,7 @@
 namespace outthink {
 
 const Kernels* avx512_kernels() {
-    static const Kernels table = {"avx512", linear, embed, normalize, quantize, int4_error, rotate, attend_block, fold, finish, sample};
+    static const Kernels table = {"avx512", linear, multiply_cached, embed, normalize, quantize, int4_error, rotate, attend_block, fold, finish, sample};
     return &table;
 }
 

@@ -258,5 +258,51 @@ void linear(const LinearTask& task, int block, int row_begin, int row_end) {
     }
 }
 
+template <Format F>
+inline int64_t multiply_tile(int64_t rounds) {
+    constexpr int kWords = kLanes;
+    uint32_t weights[kWords * kBlockOutputs], input[kTileRows * kWords];
+    float sums[kTileRows][kTileVectors][kLanes];
+    for (uint32_t& word : weights) word = 0x3C013D02u;  // small numbers in every format
+    for (uint32_t& word : input) word = 0x3D033C04u;
+    const Ahead ahead = {weights, 0, 0};
+    Tile<kTileRows> acc;
+    for (int r = 0; r < kTileRows; ++r) {
+        for (int j = 0; j < kTileVectors; ++j) acc[r][j] = zero();
+    }
+    const int32_t start[kTileRows] = {};
+    for (int64_t i = 0; i < rounds; ++i) {
+        asm volatile("" ::"r"(weights), "r"(input) : "memory");  // or all rounds would be one
+        if constexpr (F == Format::int8) {
+            Ints part[kTileRows][kTileVectors];
+            Ahead again = ahead;
+            multiply_codes<F, kTileRows>(weights, input, kWords, 4 * kWords, start, again, part);
+            for (int r = 0; r < kTileRows; ++r) {
+                for (int j = 0; j < kTileVectors; ++j) store(sums[r][j], to_float(part[r][j]));
+            }
+        } else {
+            multiply<F, kTileRows>(weights, input, kWords, kWords, ahead, acc);
+        }
+    }
+    if constexpr (F != Format::int8) {
+        for (int r = 0; r < kTileRows; ++r) {
+            for (int j = 0; j < kTileVectors; ++j) store(sums[r][j], acc[r][j]);
+        }
+    }
+    asm volatile("" ::"r"(sums) : "memory");
+    return rounds * kTileRows * kTileVectors * kLanes * kWords * (8 / words_of(F, 8));
+}
+
+int64_t multiply_cached(Format format, int64_t rounds) {
+    switch (format) {
+        case Format::f32:
+            return multiply_tile<Format::f32>(rounds);
+        case Format::bf16:
+            return multiply_tile<Format::bf16>(rounds);
+        default:
+            return multiply_tile<Format::int8>(rounds);
+    }
+}
+
 }  // namespace
 }  // namespace outthink

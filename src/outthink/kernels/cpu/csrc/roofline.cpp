@@ -1,4 +1,4 @@
-#include "bandwidth.h"
+#include "roofline.h"
 
 #include <algorithm>
 #include <chrono>
@@ -10,7 +10,10 @@
 namespace outthink {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 constexpr int kPasses = 8;
+constexpr int64_t kRounds = 40'000;  // of a pass: some milliseconds
 constexpr size_t kChunk = size_t{1} << 20, kLine = 64, kAhead = 2048;  // bytes; what reads fastest where it was tried
 
 using FourWords = uint64_t __attribute__((vector_size(32), aligned(32)));
@@ -39,12 +42,28 @@ double read_bandwidth(size_t bytes, int threads) {
     double best = 0;
     for (int pass = 0; pass < kPasses; ++pass) {
         pool.expect(true);
-        const auto start = std::chrono::steady_clock::now();
+        const auto start = Clock::now();
         pool.each(chunks, false, [&](int chunk, int) {
             sink.fetch_xor(digest(block.data() + static_cast<size_t>(chunk) * kChunk, kChunk), std::memory_order_relaxed);
         });
-        const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+        const std::chrono::duration<double> seconds = Clock::now() - start;
         best = std::max(best, static_cast<double>(block.size()) / seconds.count());
+    }
+    return best;
+}
+
+double multiply_rate(const Kernels& kernels, Format format, int threads) {
+    Pool pool(threads);
+    double best = 0;
+    for (int pass = 0; pass < kPasses; ++pass) {
+        std::atomic<int64_t> done{0};
+        pool.expect(true);
+        const auto start = Clock::now();
+        pool.each(8 * threads, false, [&](int, int) {
+            done.fetch_add(kernels.multiply_cached(format, kRounds / 8), std::memory_order_relaxed);
+        });
+        const std::chrono::duration<double> seconds = Clock::now() - start;
+        best = std::max(best, static_cast<double>(done.load()) / seconds.count());
     }
     return best;
 }
