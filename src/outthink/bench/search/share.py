@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from time import perf_counter, thread_time
-from typing import Any
 
 from outthink.bench.reason.run import apart
 from outthink.bench.search.judge import TextScore
