@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from outthink.core.errors import CapabilityError
 Progress = Callable[[int, int, str], None]
 AGREEMENT_PROMPTS, AGREEMENT_TOKENS, AGREEMENT_SEED = 8, 16, 1_000_000
 OVERHEAD_TOKENS = 256
+SETTLE_S = 0.3  # before every timed part: threads of the runner before may go on looking for work for so long
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ def _seconds(subject: Subject, job: Workload, at: Running, seed: int, measured: 
     name = f"{subject.name}, {job.name}, {at.runner.name} {at.bits}"
     if name in measured.missing:
         return None
+    time.sleep(SETTLE_S)
     try:
         answer = at.driver.ask(**request(job, subject.vocab_size, seed))
     except RunnerError as error:

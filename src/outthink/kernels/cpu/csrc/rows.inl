@@ -26,6 +26,20 @@ inline Vec exponential(Vec x) {
     return times_power_of_two(p, n);
 }
 
+// 2^x for x up to 0, relative error about 2e-7; below -126 it stays at 2^-126.
+inline Vec power_of_two(Vec x) {
+    x = max(x, splat(-126.0f));
+    const Vec n = round_nearest(x);
+    const Vec r = sub(x, n);
+    Vec p = splat(0x1.5bba08p-10f);
+    p = fma(p, r, splat(0x1.3cea88p-7f));
+    p = fma(p, r, splat(0x1.c6b752p-5f));
+    p = fma(p, r, splat(0x1.ebf9bcp-3f));
+    p = fma(p, r, splat(0x1.62e42ap-1f));
+    p = fma(p, r, splat(1.0f));
+    return times_power_of_two(p, n);
+}
+
 // Vector number `index` of a row of activations, in the format of the products that will read it.
 inline void store_activation(Format format, uint32_t* row, int index, Vec x) {
     if (format == Format::f32) {
