@@ -105,7 +105,7 @@ void fold(const AttendTask& task, float* states, const float* more) {
         }
         const float maximum = states[0] > more[0] ? states[0] : more[0];
         float factors[kLanes] = {states[0] - maximum, more[0] - maximum};
-        store(factors, power_of_two(load(factors)));
+        store(factors, exponential_below_one(load(factors)));
         const Vec before = splat(factors[0]), after = splat(factors[1]);
         const float total = states[1] * factors[0] + more[1] * factors[1];
         for (int i = 0; i < stride; i += kLanes) {

@@ -235,7 +235,7 @@ inline void add_values(const AttendTask& task, const TaskQueries& queries, int f
     }
 }
 
-// 2^(score - maximum) as weights of the second product, 0 on pages of `all` outside the query's own; sets the maximum
+// exp(score - maximum) as weights of the second product, 0 on pages of `all` outside the query's own; sets the maximum
 // and the sum of the weights in `state`. Scores are overwritten. `scales(page)` are those of int8 values.
 template <Format F, class Scales>
 inline void weigh(float* scores, uint32_t* weights, Span own, Span all, float* state, Scales scales) {
@@ -259,7 +259,7 @@ inline void weigh(float* scores, uint32_t* weights, Span own, Span all, float* s
     for (int p = all.begin; p < all.end; ++p) {
         Vec weight = zero();
         if (p >= pages.begin && p < pages.end) {
-            weight = inside(p, power_of_two(sub(load(scores + p * kPageSize), shift)), 0.0f);
+            weight = inside(p, exponential_below_one(sub(load(scores + p * kPageSize), shift)), 0.0f);
         }
         if constexpr (F == Format::int8) {
             total = add(total, weight);
@@ -275,7 +275,7 @@ inline void weigh(float* scores, uint32_t* weights, Span own, Span all, float* s
     // A query without positions here keeps the state of zeros, by which `fold` knows it.
     if (!none) {
         state[0] = maximum;
-        state[1] = sum(total) + check;  // no number where a score is none, which neither `max` nor `power_of_two` keeps
+        state[1] = sum(total) + check;  // no number where a score is none, which neither `max` nor `exponential_below_one` keeps
     }
     if constexpr (F == Format::int8) {
         const float span = span_of(largest(heaviest), 65535.0f);

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numbers>
 
 namespace outthink {
 namespace {
@@ -213,8 +212,7 @@ void Model::multiply(const Weights& weights, const uint32_t* input, int rows, Ep
 
 void Model::rotate(int index) {
     const Layer& layer = layers[static_cast<size_t>(index)];
-    // Scores are in units of log 2: the powers that attention takes are those of two.
-    const float scale = std::numbers::log2e_v<float> / std::sqrt(static_cast<float>(shape_.head_dim));
+    const float scale = 1.0f / std::sqrt(static_cast<float>(shape_.head_dim));
     each_row(batch_.num_rows, qkv_stride_, [&](int row) {
         const ptrdiff_t position = batch_.positions[row];
         const int32_t* pages = batch_.page_tables + ptrdiff_t{sequences_[static_cast<size_t>(row)]} * batch_.table_width;
