@@ -1,6 +1,7 @@
 """Rates become medians, ratios and goals as they should; runners are spoken to, fail and are interrupted cleanly."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from statistics import median
@@ -11,7 +12,7 @@ import pytest
 from outthink.bench.engine import rounds
 from outthink.bench.engine.checkpoint import SPECIAL, write_random_llama
 from outthink.bench.engine.driver import Driver, RunnerError
-from outthink.bench.engine.machine import Limits, is_busy, measure_limits
+from outthink.bench.engine.machine import Limits, describe, is_busy, measure_limits
 from outthink.bench.engine.profile import Profile, report_profile
 from outthink.bench.engine.report import bandwidth_share, compare, report
 from outthink.bench.engine.rounds import EngineConfig, Measured, common_prefix, measure
@@ -123,7 +124,7 @@ def test_what_a_runner_does_reaches_the_report(subject, stand_in, tmp_path, monk
     absent = Runner("absent", "drive_llama_cpp.py", "nowhere", "hf", ("int8",))
     config = EngineConfig(threads=1, rounds=2, bits=("int8",), quick=True)
     measured = measure([subject], [RUNNERS[0], other, absent], config, tmp_path)
-    result = report(measured, [subject], config, {"load_average": 0.1, "cores": 2}, [(1.0, 0.5)], "command")
+    result = report(measured, [subject], config, {"cores_in_use": 0.1, "cores": 2}, [(1.0, 0.5)], "command")
     json.dumps(result)
     rates = {(r["workload"], r["runner"]): r["rates"] for r in result["rates"]}
     assert rates["decode 8", "other"] == [64.0, 64.0]
@@ -243,7 +244,11 @@ def test_names_and_environments(tmp_path):
 
 
 def test_a_busy_machine_is_told():
-    assert is_busy({"load_average": 1.0, "cores": 2}) and not is_busy({"load_average": 0.3, "cores": 2})
+    assert is_busy({"cores_in_use": 1.0, "cores": 2}) and not is_busy({"cores_in_use": 0.3, "cores": 2})
+
+
+def test_a_machine_uses_no_more_cores_than_it_has():
+    assert 0 <= describe(1)["cores_in_use"] <= (os.cpu_count() or 1)
 
 
 def test_limits_are_of_this_world():
@@ -269,7 +274,7 @@ def test_a_profile_tells_stages_and_the_least_time_that_the_machine_allows():
 
 def test_the_median_is_that_of_the_rounds(subject):
     measured = Measured(rates={("tiny", "decode 1", "int8", OURS): [3.0, 1.0, 2.0]}, rounds=3)
-    result = report(measured, [subject], EngineConfig(bits=("int8",)), {"load_average": 9.0, "cores": 2}, [], "x")
+    result = report(measured, [subject], EngineConfig(bits=("int8",)), {"cores_in_use": 9.0, "cores": 2}, [], "x")
     assert result["rates"][0]["median"] == median([3.0, 1.0, 2.0]) == 2.0
     assert result["machine"]["busy"] and result["startup"] is None
     assert np.isclose(result["comparisons"][0]["rate"], 2.0)

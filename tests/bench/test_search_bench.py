@@ -23,7 +23,7 @@ from outthink.core.thought import Thought
 from outthink.lm.model import load, resolve
 from outthink.tasks.problem import Problem
 
-MACHINE = {"cpu": "a processor", "load_average": 0.0, "cores": 2}
+MACHINE = {"cpu": "a processor", "cores_in_use": 0.0, "cores": 2}
 
 
 def problem() -> Problem:

@@ -27,7 +27,7 @@ from outthink.quant.gguf_file import read_file
 from serve_world import served
 
 SHAPE = Shape(prompt_tokens=12, output_tokens=6)
-MACHINE = {"cpu": "some", "flags": [], "cores": 2, "threads": 1, "load_average": 0.0}
+MACHINE = {"cpu": "some", "flags": [], "cores": 2, "threads": 1, "cores_in_use": 0.0}
 
 
 @pytest.fixture(scope="module")

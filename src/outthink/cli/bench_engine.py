@@ -138,7 +138,7 @@ def _measure(
 
     machine = describe(config.threads)
     if is_busy(machine):
-        message = f"the machine is busy (load average {machine['load_average']:.1f}): figures will be too low, unevenly"
+        message = f"the machine is busy ({machine['cores_in_use']:.1f} cores in use): figures will be too low, unevenly"
         err().print(Text(f"warning: {message}.", style="yellow"), soft_wrap=True)
     with counting_bar() as show:
         measured = measure(subjects, runners, config, place, show)

@@ -96,7 +96,7 @@ def _measure(parts: tuple[Part, ...], config: SearchConfig, place: Path, output:
 
     machine, source = describe(usable_cores()), Path(resolve(config.model))
     if is_busy(machine):
-        message = f"the machine is busy (load average {machine['load_average']:.1f}): figures will be too low, unevenly"
+        message = f"the machine is busy ({machine['cores_in_use']:.1f} cores in use): figures will be too low, unevenly"
         err().print(Text(f"warning: {message}.", style="yellow"), soft_wrap=True)
     kept = {name: value for name, value in config.to_json().items() if name != "rounds"}
     journal = Journal(output, {"what": WHAT, "config": kept, "weights": fingerprint(source)})

@@ -129,7 +129,7 @@ def _measure(
 
     machine, soaked = describe(threads), None
     if is_busy(machine):
-        message = f"the machine is busy (load average {machine['load_average']:.1f}): figures will be too low, unevenly"
+        message = f"the machine is busy ({machine['cores_in_use']:.1f} cores in use): figures will be too low, unevenly"
         err().print(Text(f"warning: {message}.", style="yellow"), soft_wrap=True)
     with ExitStack() as stack, counting_bar() as show:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory()))

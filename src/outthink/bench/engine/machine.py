@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from outthink.bench.engine.workloads import BITS, FORMATS, Bits
 from outthink.kernels.cpu.extension import compiled, usable_cores
 
 TELLING_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "asimd", "i8mm", "bf16")
-BUSY_PER_CORE = 0.25
+BUSY_PER_CORE = 0.15
+WATCHED_S = 1.0
 READ_MIB = 512
 
 
 def describe(threads: int) -> dict[str, Any]:
-    """Processor, the instruction sets that matter here, cores, threads in use and the load of the last minute."""
+    """Processor, the instruction sets that matter here, cores, threads to be used, and cores that others use now."""
     lines = _cpu_lines()
     flags = set(lines.get("flags", lines.get("Features", "")).split())
     return {
@@ -25,13 +27,13 @@ def describe(threads: int) -> dict[str, Any]:
         "flags": [flag for flag in TELLING_FLAGS if flag in flags],
         "cores": usable_cores(),
         "threads": threads,
-        "load_average": os.getloadavg()[0],
+        "cores_in_use": _cores_in_use(),
     }
 
 
 def is_busy(machine: dict[str, Any]) -> bool:
     """Whether other programs were running when ``machine`` was described: its figures are then too low, unevenly."""
-    return machine["load_average"] > BUSY_PER_CORE * machine["cores"]
+    return machine["cores_in_use"] > BUSY_PER_CORE * machine["cores"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,23 @@ def measure_limits(threads: int, mib: int = READ_MIB) -> Limits | None:
     read = extension.read_bandwidth(mib, threads)
     rates: dict[Bits, float] = {bits: extension.multiply_rate(FORMATS[bits], "auto", threads) for bits in BITS}
     return Limits(read, rates)
+
+
+def _cores_in_use() -> float:
+    """Over a second from now; the load of the last minute, which may be over, where the system does not tell."""
+    file = Path("/proc/stat")
+    if not file.is_file():
+        return os.getloadavg()[0]
+
+    def ticks() -> tuple[int, int]:
+        numbers = [int(word) for word in file.read_text().splitlines()[0].split()[1:]]
+        return sum(numbers[:8]), numbers[3] + numbers[4]  # guests are counted twice after the eighth; idle, waiting
+
+    whole, idle = ticks()
+    time.sleep(WATCHED_S)
+    later, idle_later = ticks()
+    cores = os.cpu_count() or 1
+    return cores * (1 - (idle_later - idle) / max(later - whole, 1))
 
 
 def _cpu_lines() -> dict[str, str]:
