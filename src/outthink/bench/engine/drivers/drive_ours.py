@@ -102,7 +102,7 @@ class Ours:
         async def work() -> list[list[Branch]]:
             root = await lm.root(prompt)
             opened.extend(await root.extend(1, _only(1)))  # computes the prompt, once
-            fed = [await root.feed([first]) for first in firsts]
+            fed = await asyncio.gather(*(root.feed([first]) for first in firsts))
             opened.extend(fed)
             return await asyncio.gather(*(branch.extend(1, _only(new_tokens)) for branch in fed))
 

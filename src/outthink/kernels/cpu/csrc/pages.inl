@@ -227,6 +227,12 @@ inline void add_values(const AttendTask& task, const TaskQueries& queries, int f
             for (; column + kTileVectors * kLanes <= dim; column += kTileVectors * kLanes) {
                 value_queries<F, kTileVectors>(weights, count, pages, some, dim, column, values);
             }
+            // Small heads: with a vector alone each sum would wait for itself.
+            if constexpr (kTileVectors > 2) {
+                for (; column + 2 * kLanes <= dim; column += 2 * kLanes) {
+                    value_queries<F, 2>(weights, count, pages, some, dim, column, values);
+                }
+            }
             for (; column < dim; column += kLanes) {
                 value_queries<F, 1>(weights, count, pages, some, dim, column, values);
             }
