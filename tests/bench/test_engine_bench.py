@@ -142,8 +142,26 @@ def test_what_a_runner_does_reaches_the_report(subject, stand_in, tmp_path, monk
     assert order[4:8] == ["run-other-int8.log", "run-outthink-int8.log"] * 2
 
 
+def test_what_is_short_is_done_several_times_in_a_round(subject, stand_in, tmp_path, monkeypatch):
+    asked: list[str] = []
+    real = Driver.ask
+
+    def watched(self, **request_):
+        if "other" in self._log.name and request_["op"] == "decode" and len(request_["prompts"]) == 8:
+            asked.append(str(request_["prompts"]))
+        return real(self, **request_)
+
+    monkeypatch.setattr(Driver, "ask", watched)
+    monkeypatch.setattr(rounds, "workloads", lambda *_: (Workload("decode 8", "decode", 8, 8, 4, repeats=3),))
+    other = Runner("other", str(stand_in), None, "hf", ("int8",))
+    measured = measure([subject], [RUNNERS[0], other], EngineConfig(1, 1, ("int8",), quick=True), tmp_path)
+    assert len(asked) == len(set(asked)) == 2 * 3  # no prompts come again, nor those of the round that does not count
+    assert measured.rates["tiny", "decode 8", "int8", "other"] == [64.0]
+    assert len(measured.profiles["tiny", "decode 8", "int8", OURS].seconds) == 3
+
+
 def test_finished_rounds_outlast_an_interrupt(subject, tmp_path, monkeypatch):
-    original, calls = rounds._seconds, []
+    original, calls = rounds._do, []
 
     def interrupted(*arguments):
         calls.append(arguments)
@@ -151,7 +169,7 @@ def test_finished_rounds_outlast_an_interrupt(subject, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(rounds, "_seconds", interrupted)
+    monkeypatch.setattr(rounds, "_do", interrupted)
     measured = measure([subject], [RUNNERS[0]], EngineConfig(1, 3, ("int8",), quick=True), tmp_path)
     assert measured.interrupted and measured.rounds == 1
     assert [len(rates) for rates in measured.rates.values()] == [2, 1, 1, 1]

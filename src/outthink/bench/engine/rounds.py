@@ -116,10 +116,8 @@ def _measure_subject(
             for job in jobs:
                 for at in _turned(running, round_number):
                     progress(done, total, f"{subject.name}: {job.name}, {at.runner.name} {at.bits}")
-                    seconds = _seconds(subject, job, at, round_number, measured)
+                    _do(subject, job, at, round_number, measured)
                     done += 1
-                    if round_number > 0 and seconds is not None:
-                        _count(subject, job, at, seconds, measured)
             if round_number > 0:
                 measured.rounds += 1
                 measured.limits += [] if limits is None else [limits]
@@ -161,29 +159,29 @@ def _turned(running: list[Running], by: int) -> list[Running]:
     return running[by:] + running[:by]
 
 
-def _count(subject: Subject, job: Workload, at: Running, seconds: float, measured: Measured) -> None:
+def _do(subject: Subject, job: Workload, at: Running, round_number: int, measured: Measured) -> None:
+    """A workload as often as a round has it. Its rate counts, but for that of round 0."""
     key = (subject.name, job.name, at.bits, at.runner.name)
-    measured.rates.setdefault(key, []).append(job.rated_tokens / seconds)
-    if at.runner.name != OURS:
-        return
-    told = measured.told[f"{subject.name}, {OURS} {at.bits}"]
-    profile = measured.profiles.setdefault(key, Profile(subject.name, job, at.bits, told["weight_bytes"]))
-    profile.add(seconds, at.driver.ask(op="spent"))
-
-
-def _seconds(subject: Subject, job: Workload, at: Running, seed: int, measured: Measured) -> float | None:
     name = f"{subject.name}, {job.name}, {at.runner.name} {at.bits}"
     if name in measured.missing:
-        return None
+        return
+    seconds = 0.0
     time.sleep(SETTLE_S)
-    try:
-        answer = at.driver.ask(**request(job, subject.vocab_size, seed))
-    except RunnerError as error:
-        if at.runner.name == OURS:
-            raise
-        measured.missing[name] = str(error)
-        return None
-    return answer["seconds"]
+    for repeat in range(job.repeats):
+        try:
+            took = at.driver.ask(**request(job, subject.vocab_size, round_number * job.repeats + repeat))["seconds"]
+        except RunnerError as error:
+            if at.runner.name == OURS:
+                raise
+            measured.missing[name] = str(error)
+            return
+        seconds += took
+        if round_number > 0 and at.runner.name == OURS:
+            told = measured.told[f"{subject.name}, {OURS} {at.bits}"]
+            profile = measured.profiles.setdefault(key, Profile(subject.name, job, at.bits, told["weight_bytes"]))
+            profile.add(took, at.driver.ask(op="spent"))
+    if round_number > 0:
+        measured.rates.setdefault(key, []).append(job.repeats * job.rated_tokens / seconds)
 
 
 def _agreement(subject: Subject, running: Sequence[Running]) -> list[dict[str, Any]]:

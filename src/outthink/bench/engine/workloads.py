@@ -28,6 +28,7 @@ class Workload:
     batch: int
     prompt: int
     new_tokens: int
+    repeats: int = 1  # in a round, each with other prompts
 
     @property
     def rated_tokens(self) -> int:
@@ -41,7 +42,7 @@ class Workload:
 
 
 def workloads(small: bool, quick: bool = False) -> tuple[Workload, ...]:
-    """The workloads; for a ``small`` model longer ones, so that each takes tens of milliseconds at least.
+    """The workloads; for a ``small`` model longer ones and several times, so that a round is no matter of milliseconds.
 
     ``quick``: a few steps of each kind, to see that everything works.
     """
@@ -52,13 +53,13 @@ def workloads(small: bool, quick: bool = False) -> tuple[Workload, ...]:
             Workload("prefill 64", "prefill", 1, 64, 0),
             Workload("branches 4", "branches", 4, 64, 4),
         )
-    steps = (384, 128, 96) if small else (64, 32, 24)
+    steps, repeats = ((384, 128, 96), 5) if small else ((64, 32, 24), 1)
     return (
-        Workload("decode 1", "decode", 1, 32, steps[0]),
-        Workload("decode 8", "decode", 8, 32, steps[1]),
-        Workload("decode 32", "decode", 32, 32, steps[2]),
-        Workload("prefill 512", "prefill", 1, 512, 0),
-        Workload("branches 32", "branches", 32, 512, 32),
+        Workload("decode 1", "decode", 1, 32, steps[0], repeats),
+        Workload("decode 8", "decode", 8, 32, steps[1], repeats),
+        Workload("decode 32", "decode", 32, 32, steps[2], repeats),
+        Workload("prefill 512", "prefill", 1, 512, 0, repeats),
+        Workload("branches 32", "branches", 32, 512, 32, repeats),
     )
 
 
