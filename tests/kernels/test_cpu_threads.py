@@ -136,14 +136,25 @@ def test_a_second_thread_on_one_backend_is_refused():
     assert np.array_equal(backend.run(BATCH), expected)
 
 
+def run_sleepers(directory: Path, pool: str, patience: int, *options: str) -> int:
+    """The exit code of ``pool_sleepers.cpp`` with this source of the pool."""
+    assert shutil.which("c++"), "this check compiles the thread pool by itself: install c++"
+    (directory / "pool.cpp").write_text(pool)
+    files = [Path(__file__).parent / "pool_sleepers.cpp", directory / "pool.cpp"]
+    common = ["-std=c++20", "-pthread", f"-I{SOURCES}", "-o", directory / "sleepers"]
+    subprocess.run(["c++", *common, *options, *files], check=True, capture_output=True)
+    return subprocess.run([directory / "sleepers", str(patience)], check=False).returncode
+
+
 @pytest.mark.parametrize(("broken", "patience", "code"), [(False, 60, 0), (True, 1, 1)])
 def test_a_helper_that_fell_asleep_between_two_stages_comes_again(tmp_path: Path, broken, patience, code):
-    assert shutil.which("c++"), "this check compiles the thread pool by itself: install c++"
     pool = (SOURCES / "pool.cpp").read_text()
     wake = "if (much_ && shared.asleep.load(std::memory_order_seq_cst) > 0) shared.wake();"
     assert pool.count(wake) == 1
-    (tmp_path / "pool.cpp").write_text(pool.replace(wake, "") if broken else pool)
-    files = [Path(__file__).parent / "pool_sleepers.cpp", tmp_path / "pool.cpp"]
-    options = ["-std=c++20", "-pthread", f"-I{SOURCES}", "-o", tmp_path / "sleepers"]
-    subprocess.run(["c++", *options, *files], check=True, capture_output=True)
-    assert subprocess.run([tmp_path / "sleepers", str(patience)], check=False).returncode == code
+    assert run_sleepers(tmp_path, pool.replace(wake, "") if broken else pool, patience) == code
+
+
+@pytest.mark.slow
+def test_the_pool_has_no_races_under_the_thread_sanitizer(tmp_path: Path):
+    pool = (SOURCES / "pool.cpp").read_text()
+    assert run_sleepers(tmp_path, pool, 60, "-O1", "-g", "-fsanitize=thread") == 0
