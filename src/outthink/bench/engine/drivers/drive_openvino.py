@@ -37,12 +37,16 @@ class OpenVino:
         Timed from when the last of the prompts has its first token: the pipeline computes prompts and steps in one go.
         A step that computes the others' prompts besides counts for those that it advances.
         """
+        start = perf_counter()
         results = self._generate(prompts, new_tokens + 1)
+        whole = perf_counter() - start
         times = [result.perf_metrics.raw_metrics.m_new_token_times for result in results]
         begun = max(stamps[0] for stamps in times)
         ended = max(stamps[-1] for stamps in times)
         inside = sum(stamp > begun for stamps in times for stamp in stamps)
         seconds = _seconds(ended - begun) * len(prompts) * new_tokens / inside
+        if not seconds <= whole:
+            raise RuntimeError(f"its time stamps span {seconds:g} s of the {whole:g} s that the call took")
         return seconds, [list(map(int, result.m_generation_ids[0])) for result in results]
 
     def prefill(self, prompt: list[int]) -> tuple[float, list[list[int]]]:
@@ -61,7 +65,8 @@ class OpenVino:
 
 
 def _seconds(difference: Any) -> float:
-    return difference.total_seconds() if hasattr(difference, "total_seconds") else float(difference)
+    """Between two time stamps: milliseconds, or a difference of dates in some versions."""
+    return difference.total_seconds() if hasattr(difference, "total_seconds") else float(difference) / 1000
 
 
 def load(asked: dict[str, Any]) -> OpenVino:
