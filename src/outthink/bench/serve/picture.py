@@ -13,16 +13,20 @@ PANELS = (
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Medians with the range of the rounds, and resident memory; as PNG."""
+    """Medians with the range of the rounds, if there were any, and resident memory; as PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 4, figsize=(18, 3.8), layout="constrained")
+    panels = PANELS if result["points"] else ()
+    figure, grid = plt.subplots(
+        1, len(panels) + 1, figsize=(max(4.5 * (len(panels) + 1), 8.0), 3.8), layout="constrained", squeeze=False
+    )
+    axes = grid[0]
     colours = plt.get_cmap("tab10").colors  # pyright: ignore[reportAttributeAccessIssue]
     servers = list(dict.fromkeys(point["server"] for point in result["points"]))
-    for axis, (names, title) in zip(axes, PANELS, strict=False):
+    for axis, (names, title) in zip(axes, panels, strict=False):
         for index, server in enumerate(servers):
             for name, style in zip(names, ("-", "--"), strict=False):
                 _curve(axis, result["points"], server, name, style, colours[index])
@@ -34,8 +38,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     held = {**result["memory"], **({"soak": result["soak"]["memory"]} if result["soak"] else {})}
     for index, (name, memory) in enumerate(held.items()):
         at, bytes_held = zip(*memory["readings"], strict=True)
-        axes[3].plot([t / 60 for t in at], [b / 1e6 for b in bytes_held], label=name, color=colours[index])
-    axes[3].set(xlabel="minutes", title="resident memory, MB", ylim=(0, None))
+        axes[-1].plot([t / 60 for t in at], [b / 1e6 for b in bytes_held], label=name, color=colours[index])
+    axes[-1].set(xlabel="minutes", title="resident memory, MB", ylim=(0, None))
     for axis in axes:
         axis.grid(alpha=0.25)
         if axis.get_legend_handles_labels()[0]:
