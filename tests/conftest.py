@@ -1,6 +1,11 @@
 """Fixtures shared by all tests: small models of our own, on our own engine."""
 
+import hypothesis
 import pytest
+
+# No example has a time to keep: other programs may hold it up.
+hypothesis.settings.register_profile("outthink", deadline=None)
+hypothesis.settings.load_profile("outthink")
 
 
 class ByteTokenizer:
