@@ -6,9 +6,10 @@ every budget can pay in full, and whatever is asked of the engine meanwhile ends
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
 
 import numpy as np
@@ -68,7 +69,7 @@ class Ahead:
         rows = list(self._scheduler.running)
         growing = self._growing(rows)
         one |= any(extend.on_token is not None or extend.on_draw is not None for extend in growing)
-        steps = affordable_steps(growing, rows, costs, 0 if not growing else 1 if one else self._reach)
+        steps = affordable_steps(growing, rows, costs, 0 if not growing else 1 if one else self._unwatched(growing))
         if not steps:
             return False
         limits = [min(steps, _most(sequence)) for sequence in rows]
@@ -86,6 +87,11 @@ class Ahead:
             self._reach = min(self._reach, decoded.steps + 1)
         self._settle(rows, decoded, costs)
         return decoded.steps > 0
+
+    def _unwatched(self, growing: Iterable[Extend]) -> int:
+        """How many steps there is time for before somebody waits for what they draw."""
+        rooms = (extend.progress.room for extend in growing if extend.progress is not None)
+        return int(min(self._reach, min(rooms, default=math.inf)))
 
     def _growing(self, rows: Seq[Sequence]) -> Counter[Extend]:
         """The extensions that ``rows`` grow for, with how many; none where any wants something else."""

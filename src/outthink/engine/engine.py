@@ -162,6 +162,8 @@ class Engine:
             return
         self._tasks[task] = None
         task.ledger.watch(self._interrupt)
+        if isinstance(task, Extend) and task.progress is not None:
+            task.progress.watch(self._interrupt)
         parent = task.parent
         task.gang = self._gangs.of(task)
         if task.ledger.exhausted:

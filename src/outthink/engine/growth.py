@@ -152,6 +152,8 @@ class Growth:
         generation.sample_log_probs += sample_log_probs
         if (on_draw := generation.extend.on_draw) is not None:  # then there is one token at a time
             on_draw(generation.index, tokens[-1], log_probs[-1], top)
+        if (progress := generation.extend.progress) is not None:
+            progress.advance(generation.index, len(tokens))
         if len(tokens) > 1:
             generation.text += b"".join([self.pieces[token] for token in tokens[:-1]])
         piece = self.pieces[tokens[-1]]

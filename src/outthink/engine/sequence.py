@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from outthink.core.budget import Ledger
 from outthink.core.constraint import ConstraintState
 from outthink.core.errors import SamplingError
+from outthink.core.progress import Progress
 from outthink.core.sampling import Sampling, Until
 from outthink.engine.sampler import likeliest, log_softmax
 from outthink.kv import Lease
@@ -110,6 +111,7 @@ class Extend(Task):
     ``state``: that of the sampling's constraint after the parent, for the children to go on from.
     ``on_token(child index, text)``, if given, is called with each bit of new text, ``on_end(child)`` as each ends, and
     ``on_draw(child index, token, log-probability, likeliest)`` with each token, before the text that it completes.
+    ``progress`` counts the tokens as they are drawn.
     """
 
     keys: Tokens[int] = ()
@@ -119,6 +121,7 @@ class Extend(Task):
     state: ConstraintState | None = None
     on_token: Callable[[int, str], None] | None = None
     on_draw: OnDraw | None = None
+    progress: Progress | None = None
     on_end: Callable[[Sequence], None] | None = None
     children: list[Sequence] = field(default_factory=list)
     growing: int = 0

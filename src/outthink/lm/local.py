@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, SupportsIndex
 
 from outthink.core.budget import Ledger
 from outthink.core.errors import PromptError, SamplingError
+from outthink.core.progress import Progress
 from outthink.core.question import Prompt
 from outthink.core.rng import mix
 from outthink.core.sampling import Sampling, Until
@@ -124,6 +125,8 @@ class LocalBranch(BaseBranch):
         constraint = sampling.constraint
         state = None if constraint is None else self.state_of(constraint)
         keys, engine = self.next_keys(n), self._lm.engine
+        progress = on_token if isinstance(on_token, Progress) else None
+        on_text = None if progress is not None else on_token
         thoughts = [self.thought.child() for _ in keys]  # filled in as the children end, so that progress can be seen
         try:
             grown = await self._handle.run(
@@ -138,7 +141,8 @@ class LocalBranch(BaseBranch):
                     limit=engine.max_positions,
                     state=state,
                     on_draw=None if on_draw is None else _guarded(on_draw, ends[1]),
-                    on_token=None if on_token is None else _guarded(on_token, ends[1]),
+                    on_token=None if on_text is None else _guarded(on_text, ends[1]),
+                    progress=progress,
                     on_end=lambda child: _record(thoughts, child),
                 )
             )

@@ -22,12 +22,12 @@ class Reply(Generic[T]):
 
     def send(self, result: T) -> None:
         """Deliver ``result``."""
-        if not self._post(lambda: self._deliver(result)):
+        if not post(self._loop, lambda: self._deliver(result)):
             self._discard(result)
 
     def fail(self, error: BaseException) -> None:
         """Have `wait` raise ``error``, unless it is over."""
-        self._post(lambda: None if self._future.done() else self._future.set_exception(error))
+        post(self._loop, lambda: None if self._future.done() else self._future.set_exception(error))
 
     async def wait(self) -> T:
         """The result, once it is there."""
@@ -44,12 +44,13 @@ class Reply(Generic[T]):
         else:
             self._future.set_result(result)
 
-    def _post(self, callback: Callable[[], None]) -> bool:
-        """Have the event loop run ``callback``; False where it is closed, so that nobody waits."""
-        try:
-            self._loop.call_soon_threadsafe(callback)
-        except RuntimeError:
-            if not self._loop.is_closed():
-                raise
-            return False
-        return True
+
+def post(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> bool:
+    """Have an event loop run ``callback``, from any thread; False where it is closed, so that nobody waits."""
+    try:
+        loop.call_soon_threadsafe(callback)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise
+        return False
+    return True

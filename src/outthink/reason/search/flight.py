@@ -15,7 +15,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from outthink.core.progress import Progress
 from outthink.lm.protocol import OnToken
+from outthink.lm.reply import post
 
 LAUNCH = 2  # tokens' time from launching work to its first token: without it, what is launched later seems to lag
 T = TypeVar("T")
@@ -27,9 +29,8 @@ Work = Callable[[OnToken], Awaitable[tuple[T, int]]]
 class _Job(Generic[T]):
     start: int
     order: int
+    progress: Progress
     task: asyncio.Task[tuple[T, int]] = field(init=False)
-    longest: int = 0
-    watched: float = math.inf
 
     @property
     def earliest(self) -> tuple[int, int]:
@@ -38,7 +39,7 @@ class _Job(Generic[T]):
         if self.task.done():
             return drawing + self.task.result()[1], self.order
         # One less than were shown: the last token of a child may show its text in two parts.
-        return drawing + max(0, self.longest - 1), self.order
+        return drawing + max(0, self.progress.longest - 1), self.order
 
 
 class Flight(Generic[T]):
@@ -47,24 +48,18 @@ class Flight(Generic[T]):
     def __init__(self) -> None:
         self._jobs: list[_Job[T]] = []
         self._now = self._launched = 0
-        self._moved = asyncio.Event()
+        self._moved, self._behind = asyncio.Event(), set[_Job[T]]()
 
     def __len__(self) -> int:
         return len(self._jobs)
 
     def launch(self, work: Work[T]) -> None:
         """Start ``work`` beside the rest."""
-        job = _Job[T](self._now, self._launched)
-        loop, shown = asyncio.get_running_loop(), dict[int, int]()
-
-        def on_token(index: int, _: str) -> None:  # perhaps on another thread
-            shown[index] = shown.get(index, 0) + 1
-            job.longest = max(job.longest, shown[index])
-            if job.longest > job.watched:
-                loop.call_soon_threadsafe(self._moved.set)
+        loop = asyncio.get_running_loop()
+        job = _Job[T](self._now, self._launched, Progress(lambda: post(loop, lambda: self._pass(job))))
 
         async def run() -> tuple[T, int]:
-            return await work(on_token)
+            return await work(job.progress)
 
         job.task = asyncio.create_task(run())
         job.task.add_done_callback(lambda _: self._moved.set())
@@ -86,14 +81,21 @@ class Flight(Generic[T]):
             await self._wait()
 
     async def _wait(self) -> None:
-        """Sleep until some work is over, or has drawn so much that what is over goes first."""
-        over = min((job.earliest for job in self._jobs if job.task.done()), default=(math.inf, 0))[0]
+        """Sleep until more work is over, or the rest has drawn so much that what is over goes first."""
+        over, order = min((job.earliest for job in self._jobs if job.task.done()), default=(math.inf, 0))
+        self._behind = {job for job in self._jobs if not job.task.done() and job.earliest < (over, order)}
         self._moved.clear()
-        for job in self._jobs:
-            job.watched = over - job.start - LAUNCH
+        for job in self._behind:
+            job.progress.wait_beyond(over - job.start - LAUNCH + (job.order < order))
         await self._moved.wait()
-        for job in self._jobs:
-            job.watched = math.inf
+        for job in self._behind:
+            job.progress.wait_beyond(math.inf)
+
+    def _pass(self, job: _Job[T]) -> None:
+        """Note that ``job`` has drawn more than what is over."""
+        self._behind.discard(job)
+        if not self._behind:
+            self._moved.set()
 
     async def cancel(self) -> None:
         """Cancel what is in flight and wait until it is gone."""
