@@ -1,5 +1,6 @@
 """Steps taken in one call draw, bill and cache to the last bit what single steps do, and end when anything is asked."""
 
+import math
 import random
 import threading
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from cpu_cases import make_config, make_model
 from engine.fakes import FakeVocabulary
 from engine.world import COSTS
 from outthink.core.budget import Budget, Ledger
+from outthink.core.progress import Progress
 from outthink.core.rng import mix
 from outthink.core.sampling import Sampling, Until
 from outthink.engine.billing import Costs
@@ -219,7 +221,69 @@ def test_asking_charging_and_cancelling_interrupt_a_call() -> None:
     assert {child.generation.finish for child in task.children} == {"budget"}
 
 
-def test_a_text_that_is_watched_comes_token_by_token() -> None:
+def watched(seed: int, *, single: bool) -> tuple[list, list]:
+    """What is shown of a few texts, and drawn, as it is told."""
+    engine, shown, drawn = make_engine(64, single=single), [], []
+    for user, until in enumerate([Until(40, ignore_eos=True), Until(30, stop=("né\n", "bb")), Until(9)]):
+        account = Prompt(2, 2)
+        options = {"keys": [mix(seed, i) for i in range(3)], "sampling": Sampling(seed=seed), "limit": 200}
+
+        def show(index: int, text: str, user=user) -> None:
+            shown.append((user, index, text))
+
+        def draw(index: int, token: int, log_prob: float, top, user=user) -> None:
+            before = sum(len(text) for u, i, text in shown if (u, i) == (user, index))
+            drawn.append((user, index, token, log_prob, list(top), before))
+
+        task = Extend(
+            engine.open_root([1, 2]), Ledger(), lambda _: None, pytest.fail, account, until=until, **options,
+            on_token=show, on_draw=draw,
+        )  # fmt: skip
+        engine.start(task)
+    while engine.step():
+        pass
+    engine.check_integrity()
+    key = lambda each: each[:2]  # noqa: E731  the order within one text is the order told
+    return sorted(shown, key=key), sorted(drawn, key=key)
+
+
+def test_what_is_told_of_a_text_is_the_same_however_many_steps_a_call_takes() -> None:
+    for seed in range(12):
+        assert watched(seed, single=False) == watched(seed, single=True), seed
+
+
+def advanced() -> list[int]:
+    """How far a text was whenever somebody was told whom 6, 7 or 31 tokens concern."""
+    engine, told = make_engine(64, single=False), []
+    waiting = iter([6, 30, math.inf])
+
+    def reached() -> None:
+        told.append(progress.longest)
+        progress.wait_beyond(next(waiting))
+
+    progress = Progress(reached)
+    progress.wait_beyond(5)
+    options = {"keys": [1, 2], "until": Until(100, ignore_eos=True), "sampling": Sampling(seed=1), "limit": 200}
+    account = Prompt(2, 2)
+    engine.start(
+        Extend(engine.open_root([1, 2]), Ledger(), lambda _: None, pytest.fail, account, progress=progress, **options)
+    )
+    while engine.step():
+        pass
+    assert progress.longest == 100
+    return told
+
+
+def test_a_call_ends_where_somebody_waits_for_what_is_drawn() -> None:
+    assert advanced() == [6, 7, 31]
+
+
+def test_calls_that_run_past_what_is_awaited_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead.Ahead, "_unwatched", lambda self, growing: self._reach)
+    assert advanced() != [6, 7, 31]
+
+
+def test_a_text_that_is_watched_ends_soon_after_who_watches_cancels_it() -> None:
     engine, shown = make_engine(64, single=False), []
     account = Prompt(2, 2)
     ledger = Ledger()
@@ -237,7 +301,7 @@ def test_a_text_that_is_watched_comes_token_by_token() -> None:
     [child] = task.children
     assert child.generation.finish == "budget"
     assert child.generation.text.decode(errors="replace") == "".join(shown)
-    assert len(shown) <= 6  # the last may be the rest of a character
+    assert len(shown) <= 10  # one, then a call of eight, and perhaps the rest of a character
 
 
 def test_damage_in_the_midst_of_a_call_ends_its_own_task_alone() -> None:

@@ -312,3 +312,14 @@ def test_a_slightly_wrong_law_is_noticed() -> None:
     rows = [make_row(Sampling(temperature=0.9), key=mix(0, i)) for i in range(NUM_DRAWS)]
     tokens = sample(np.repeat(logits[None], NUM_DRAWS, axis=0), rows).tokens
     assert chi_square_p(tokens, oracle(logits, Sampling())) < ERROR_RATE
+
+
+@pytest.mark.parametrize("penalty", [5e-324, 1e-300, 1e300])
+def test_no_penalty_is_so_large_that_there_is_no_distribution(penalty: float) -> None:
+    logits = np.linspace(-3, 3, VOCAB, dtype=np.float32)[None]
+    bias = {PROMPT[0]: -np.inf, 20: 2.0}
+    row = Row(Sampling(repetition_penalty=penalty, logit_bias=bias), 1, 5, PROMPT, GENERATED)
+    [law] = sampling_law(logits, [row])
+    assert np.isfinite(law).all() and law.sum() == pytest.approx(1) and law[PROMPT[0]] == 0
+    likeliest = {9, 12, 4, 30, 31} if penalty < 1 else set(range(VOCAB)) - set(PROMPT) - set(GENERATED)
+    assert int(law.argmax()) in likeliest

@@ -20,7 +20,7 @@ import outthink
 from cli.tiny_model import make_model
 from outthink.serve.completions import MOST_WAITING, Piece, Stream
 from outthink.serve.database import BATCHES, SOLVES
-from outthink.serve.delivery import EventStream
+from outthink.serve.delivery import PART_BYTES, EventStream
 from postgres_world import postgres
 from serve_process import server_process
 from serve_world import Client, begin_request, served, until
@@ -113,7 +113,7 @@ def test_a_slow_reader_misses_nothing_and_holds_up_nobody(waiting, endless):
         answer = b"".join(iter(lambda: raw.recv(65536), b""))
     whole = waiting.post("/v1/completions", {**request, "stream": False}).json["choices"]
     texts = dict.fromkeys(range(64), "")
-    lines = [line for line in answer.split(b"\r\n") if line.startswith(b"data: ")]
+    lines = [line for line in answer.split(b"\n") if line.startswith(b"data: ")]
     assert lines[-1].strip() == b"data: [DONE]"
     for line in lines[:-1]:
         [choice] = json.loads(line[6:])["choices"]
@@ -127,20 +127,43 @@ async def test_what_waits_for_a_slow_reader_is_bounded_by_its_text():
         stream.put(Piece(0, number % 2, f"{number} "))
     stream.put(None)
     await asyncio.sleep(0)
-    assert len(stream.waiting) <= MOST_WAITING + 3
-    pieces = [piece async for piece in _pieces(stream)]
-    for piece in pieces:
+    assert len(stream.waiting) == 2 * MOST_WAITING
+    for piece in await stream.get():
         texts[piece.index] += piece.text
     assert texts == {i: "".join(f"{n} " for n in range(i, 20_000, 2)) for i in (0, 1)}
-    stream.put(Piece(0, 0, "a"))
-    stream.put(Piece(0, 0, "b"))
+    assert await stream.get() == []
+
+
+async def test_one_that_reads_in_time_gets_each_piece_by_itself():
+    stream, pieces = Stream(), []
+    for number in range(2 * MOST_WAITING):
+        stream.put(Piece(0, 0, f"{number} "))
+        if number % 100 == 99:
+            pieces += await stream.get()
     stream.put(None)
-    assert [piece.text async for piece in _pieces(stream)] == ["a", "b"]  # one that is read in time gets each by itself
+    pieces += await stream.get()
+    assert [piece.text for piece in pieces] == [f"{number} " for number in range(2 * MOST_WAITING)]
 
 
-async def _pieces(stream):
-    while (piece := await stream.get()) is not None:
-        yield piece
+async def test_events_that_come_together_are_written_together():
+    sent = []
+
+    async def events():
+        yield []
+        yield [{"a": 1}, {"a": 2}]
+        yield [{"a": "x" * PART_BYTES}, {"a": 3}, {"a": 4}]
+
+    async def receive():
+        await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    await EventStream(events())({"type": "http", "state": {"request_id": "x"}}, receive, send)
+    bodies = [message["body"] for message in sent if message["type"] == "http.response.body"]
+    long = b'data: {"a":"' + b"x" * PART_BYTES + b'"}\n\n'
+    two, rest = b'data: {"a":1}\n\ndata: {"a":2}\n\n', b'data: {"a":3}\n\ndata: {"a":4}\n\n'
+    assert bodies == [two, long, rest, b"data: [DONE]\n\n"]
 
 
 async def test_one_that_reads_nothing_is_given_up():

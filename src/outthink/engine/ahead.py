@@ -25,7 +25,8 @@ from outthink.kv.cache import Copy
 from outthink.scheduling import Scheduler, pending
 
 MOST_STEPS = 128
-CALL_SECONDS = 0.05  # about as long as may pass before those who watch a text see more of it
+CALL_SECONDS = 0.05
+WATCHED_SECONDS = 0.02  # about as long as may pass before those who watch a text see more of it
 
 
 class Interrupt:
@@ -68,7 +69,7 @@ class Ahead:
         """
         rows = list(self._scheduler.running)
         growing = self._growing(rows)
-        one |= any(extend.on_token is not None or extend.on_draw is not None for extend in growing)
+        watched = any(extend.on_token is not None or extend.on_draw is not None for extend in growing)
         steps = affordable_steps(growing, rows, costs, 0 if not growing else 1 if one else self._unwatched(growing))
         if not steps:
             return False
@@ -78,12 +79,13 @@ class Ahead:
             self._backend.copy_pages(*np.ascontiguousarray(np.array(copies, dtype=np.int32).T))
         if not roomy:
             return False
-        seconds = min(CALL_SECONDS, *(extend.ledger.seconds_left for extend in growing))
+        most = WATCHED_SECONDS if watched else CALL_SECONDS
+        seconds = min(most, *(extend.ledger.seconds_left for extend in growing))
         batch, begun = self._pack(rows, limits, growing), time.monotonic()
         decoded = self._decoder.decode(batch, steps, seconds, self._interrupt.array)
         if decoded.steps == self._reach:
             self._reach = min(MOST_STEPS, 2 * self._reach)
-        elif time.monotonic() - begun >= CALL_SECONDS:
+        elif time.monotonic() - begun >= most:
             self._reach = min(self._reach, decoded.steps + 1)
         self._settle(rows, decoded, costs)
         return decoded.steps > 0

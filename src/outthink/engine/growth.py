@@ -150,15 +150,17 @@ class Growth:
         sequence.billed = len(sequence.tokens)
         generation.log_probs += log_probs
         generation.sample_log_probs += sample_log_probs
-        if (on_draw := generation.extend.on_draw) is not None:  # then there is one token at a time
-            on_draw(generation.index, tokens[-1], log_probs[-1], top)
-        if (progress := generation.extend.progress) is not None:
-            progress.advance(generation.index, len(tokens))
-        if len(tokens) > 1:
-            generation.text += b"".join([self.pieces[token] for token in tokens[:-1]])
-        piece = self.pieces[tokens[-1]]
-        finish = generation.accept(tokens[-1], piece, self.eos, len(sequence.tokens))
-        _show(generation, piece)
+        extend = generation.extend
+        if extend.progress is not None:
+            extend.progress.advance(generation.index, len(tokens))
+        watched = extend.on_token is not None or extend.on_draw is not None
+        for token, log_prob in zip(tokens[:-1], log_probs[:-1], strict=True):
+            generation.text += (piece := self.pieces[token])
+            if watched:
+                _draw_and_show(generation, token, log_prob, (), piece)
+        finish = generation.accept(tokens[-1], piece := self.pieces[tokens[-1]], self.eos, len(sequence.tokens))
+        if watched:
+            _draw_and_show(generation, tokens[-1], log_probs[-1], top, piece)
         if finish is not None:
             self.finish(sequence, finish)
 
@@ -209,6 +211,15 @@ def _law(sampling: Sampling) -> tuple[float, float, float, int]:
 
 def _ints(values: Tokens[int]) -> NDArray[np.int32]:
     return np.array(values, dtype=np.int32)
+
+
+def _draw_and_show(
+    generation: Generation, token: int, log_prob: float, top: Tokens[tuple[int, float]], piece: bytes
+) -> None:
+    """Tell of a token, then of the text that it completes."""
+    if (on_draw := generation.extend.on_draw) is not None:
+        on_draw(generation.index, token, log_prob, top)
+    _show(generation, piece)
 
 
 def _show(generation: Generation, piece: bytes) -> None:

@@ -12,6 +12,7 @@ from outthink.core.rng import mix, uniforms
 from outthink.core.sampling import Sampling
 
 Floats = NDArray[np.float64]
+MOST_SCORE = 1e38  # however large a penalty makes it: more would be an infinity, and two of them no number
 BLOCK_ELEMENTS = 1 << 21  # about six arrays of float64 of this size are alive at a time
 
 
@@ -126,9 +127,10 @@ def _adjust(scores: Floats, row: Row) -> None:
     if s.repetition_penalty != 1:
         seen = counts > 0
         seen[np.asarray(row.prompt, dtype=np.int64)] = True
-        scores[seen] = np.where(
-            scores[seen] > 0, scores[seen] / s.repetition_penalty, scores[seen] * s.repetition_penalty
-        )
+        old = scores[seen]
+        with np.errstate(over="ignore"):
+            new = np.where(old > 0, old / s.repetition_penalty, old * s.repetition_penalty)
+        scores[seen] = np.where(np.isfinite(old), np.clip(new, -MOST_SCORE, MOST_SCORE), old)
     scores -= s.presence_penalty * (counts > 0) + s.frequency_penalty * counts
 
 

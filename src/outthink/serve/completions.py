@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from io import StringIO
 
 from outthink.core.budget import Bill, Budget, Ledger
@@ -71,7 +71,7 @@ class Outcome:
         return cached_of(self.ledger.bill, self.prompt_tokens)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Piece:
     """New text of one completion while it grows, and the tokens that came with it where they are asked for.
 
@@ -96,52 +96,62 @@ class _Text:
     text: StringIO = field(default_factory=StringIO)
     drawn: list[Drawn] = field(default_factory=list)
 
+    def joined(self) -> Piece:
+        """All of it as one piece."""
+        return Piece(self.prompt, self.index, self.text.getvalue(), drawn=self.drawn)
+
 
 @dataclass
 class Stream:
     """Pieces on their way from the stepping thread to the event loop.
 
-    One that is read in time hands on every piece by itself. Once `MOST_WAITING` wait, what comes is joined to what
-    waits of the same completion: so a slow reader costs no more memory than the text that it has yet to read.
+    One that is read in time hands on every piece by itself. Once `MOST_WAITING` of a completion wait, what comes of it
+    is joined to the last: so a slow reader costs no more memory than the text that it has yet to read.
     """
 
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     ledger: Ledger | None = None
-    waiting: deque[_Text | Piece | None] = field(default_factory=deque)
+    waiting: list[_Text | Piece] = field(default_factory=list)
+    over: bool = False
 
     def __post_init__(self) -> None:
-        self._arrived = asyncio.Event()
-        self._newest: dict[tuple[int, int], _Text] = {}
+        self._arrived, self._handed, self._told = asyncio.Event(), deque[Piece | None](), False
+        self._of: dict[tuple[int, int], list[_Text]] = {}  # what waits of each completion
 
     def put(self, piece: Piece | None) -> None:
         """Hand a piece over, or None as the last. Safe from any thread."""
-        self.loop.call_soon_threadsafe(self._add, piece)
+        self._handed.append(piece)
+        if not self._told:  # one message for all that come before it is heard
+            self._told = True
+            self.loop.call_soon_threadsafe(self._take_over)
 
-    async def get(self) -> Piece | None:
-        """The next piece."""
-        while not self.waiting:
+    async def get(self) -> list[Piece]:
+        """All the pieces that wait, once there are any; none once all have been handed over."""
+        while not self.waiting and not self.over:
             self._arrived.clear()
             await self._arrived.wait()
-        first = self.waiting.popleft()
-        if not isinstance(first, _Text):
-            return first
-        key = (first.prompt, first.index)
-        if self._newest.get(key) is first:
-            del self._newest[key]
-        return Piece(first.prompt, first.index, first.text.getvalue(), drawn=first.drawn)
+        found, self.waiting = self.waiting, []
+        self._of.clear()
+        return [piece if isinstance(piece, Piece) else piece.joined() for piece in found]
+
+    def _take_over(self) -> None:
+        self._told = False
+        self._arrived.set()
+        while self._handed:
+            self._add(self._handed.popleft())
 
     def _add(self, piece: Piece | None) -> None:
-        self._arrived.set()
-        if piece is None or piece.choice is not None or piece.echoed is not None:
+        if piece is None:
+            self.over = True
+        elif piece.choice is not None or piece.echoed is not None:
             self.waiting.append(piece)
-            return
-        key = (piece.prompt, piece.index)
-        text = self._newest.get(key) if len(self.waiting) >= MOST_WAITING else None
-        if text is None:
-            text = self._newest[key] = _Text(*key)
-            self.waiting.append(text)
-        text.text.write(piece.text)
-        text.drawn += piece.drawn
+        else:
+            waits = self._of.setdefault((piece.prompt, piece.index), [])
+            if len(waits) < MOST_WAITING:
+                waits.append(_Text(piece.prompt, piece.index))
+                self.waiting.append(waits[-1])
+            waits[-1].text.write(piece.text)
+            waits[-1].drawn += piece.drawn
 
 
 async def generate(service: Service, tenant: str, order: Order, stream: Stream | None = None) -> Outcome:
@@ -172,18 +182,21 @@ async def generate(service: Service, tenant: str, order: Order, stream: Stream |
     return outcome
 
 
-async def stream(service: Service, tenant: str, order: Order) -> AsyncIterator[Piece | Outcome]:
-    """The pieces of every completion as they come, then the outcome."""
+async def stream(service: Service, tenant: str, order: Order) -> AsyncIterator[Sequence[Piece] | Outcome]:
+    """The pieces of every completion as they come, those together that do, then the outcome."""
     pieces = Stream()
     places = [(p, i) for p in range(len(order.prompts)) for i in range(max(1, order.n))]
     held = {place: _Held(StopHold(order.until.stop), order.tokens) for place in places}
     work = asyncio.create_task(generate(service, tenant, order, pieces))
     work.add_done_callback(lambda _: pieces.put(None))
     try:
-        while (piece := await pieces.get()) is not None:
-            ready = held[piece.prompt, piece.index].pass_on(piece)
-            if ready.text or piece.drawn or ready.choice is not None or ready.echoed is not None:
-                yield ready if pieces.ledger is None else replace(ready, bill=pieces.ledger.bill)
+        while found := await pieces.get():
+            bill = None if pieces.ledger is None else pieces.ledger.bill
+            news = [piece for piece in found if held[piece.prompt, piece.index].pass_on(piece)]
+            for piece in news:
+                piece.bill = bill
+            if news:
+                yield news
         yield await work
     finally:
         work.cancel()
@@ -199,20 +212,22 @@ class _Held:
     drawn: list[Drawn] = field(default_factory=list)
     num_sent: int = 0
 
-    def pass_on(self, piece: Piece) -> Piece:
-        """What may be sent with ``piece``; tokens wait for as long as text does."""
+    def pass_on(self, piece: Piece) -> bool:
+        """Leave in ``piece`` what may be sent; tokens wait for as long as text does. Whether it tells of anything."""
         if piece.echoed is not None:
-            return piece
+            return True
+        drew = bool(piece.drawn)
         self.drawn += piece.drawn
         if piece.choice is None:
-            text, drawn = self.stops.add(piece.text), self.drawn
+            piece.text, piece.drawn = self.stops.add(piece.text), self.drawn
         else:
-            text = self.stops.finish(piece.choice.text)
-            drawn = piece.choice.drawn[self.num_sent :] if self.tells_tokens else ()
-        if not text and piece.choice is None and self.stops.holds:
-            return replace(piece, text="", drawn=())
-        self.drawn, self.num_sent = [], self.num_sent + len(drawn)
-        return replace(piece, text=text, drawn=drawn)
+            piece.text = self.stops.finish(piece.choice.text)
+            piece.drawn = piece.choice.drawn[self.num_sent :] if self.tells_tokens else ()
+        if not piece.text and piece.choice is None and self.stops.holds:
+            piece.drawn = ()
+        else:
+            self.drawn, self.num_sent = [], self.num_sent + len(piece.drawn)
+        return bool(piece.text or drew or piece.choice is not None)
 
 
 async def _choices(

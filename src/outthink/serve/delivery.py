@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from outthink.serve.failures import ApiError, as_api_error
 
 T = TypeVar("T")
 PATIENCE_SECONDS = 60.0
+PART_BYTES = 16 << 10
 log = logging.getLogger("outthink.serve")
 
 
@@ -27,7 +28,8 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
 
 
 class EventStream(Response):
-    """Server-sent events, a JSON object each, then ``[DONE]``. An event that is bytes is written already.
+    """Server-sent events, a JSON object each, then ``[DONE]``. An event that is bytes is written already; those of a
+    list are sent together.
 
     Nothing is sent before the first event is there, so that what fails until then is answered with its own status; a
     failure after that is an event with ``error``. A client that leaves, or does not read, ends ``events``.
@@ -53,10 +55,11 @@ class EventStream(Response):
         async with aclosing(self._events) as events:  # type: ignore[type-var]
             try:
                 async for event in events:
-                    if not started:
-                        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                        started = True
-                    await write(_framed(event))
+                    for part in _parts(event if isinstance(event, list) else [event]):
+                        if not started:
+                            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                            started = True
+                        await write(part)
             except (ApiError, OutthinkError, TimeoutError) as error:
                 failure = as_api_error(error)
                 if not started:
@@ -66,6 +69,18 @@ class EventStream(Response):
         if not started:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await write(b"data: [DONE]\n\n", more=False)
+
+
+def _parts(events: list[Any]) -> Iterator[bytes]:
+    """Events on the wire, so many of them together that even a slow client takes them in time."""
+    part = b""
+    for framed in map(_framed, events):
+        if part and len(part) + len(framed) > PART_BYTES:
+            yield part
+            part = b""
+        part += framed
+    if part:
+        yield part
 
 
 def _framed(event: Any) -> bytes:

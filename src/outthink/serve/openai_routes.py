@@ -82,11 +82,10 @@ def tenant_of(request: Request) -> str:
 async def _answer(request: Request, order: Order, teller: CompletionTeller | ChatTeller, body: Generating) -> Response:
     service, tenant = service_of(request), tenant_of(request)
 
-    async def events() -> AsyncIterator[dict[str, Any]]:
+    async def events() -> AsyncIterator[list[dict[str, Any]]]:
         async with service.admitted(tenant):
-            async for piece in stream(service, tenant, order):
-                for event in teller.end(piece) if isinstance(piece, Outcome) else [teller.chunk(piece)]:
-                    yield event
+            async for found in stream(service, tenant, order):
+                yield teller.end(found) if isinstance(found, Outcome) else [teller.chunk(piece) for piece in found]
 
     async def work() -> Outcome:
         async with service.admitted(tenant):

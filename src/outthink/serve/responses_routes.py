@@ -55,20 +55,18 @@ async def responses(request: Request, body: ResponsesRequest) -> Response:
     return JSONResponse(_finished(await unless_gone(request, whole()), head))
 
 
-async def _events(service: Service, tenant: str, order: Order, head: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+async def _events(
+    service: Service, tenant: str, order: Order, head: dict[str, Any]
+) -> AsyncIterator[list[dict[str, Any]]]:
     events = ResponseEvents(head)
     async with service.admitted(tenant):
-        for event in events.begin():
-            yield event
-        for event in events.open_message():
-            yield event
-        async for piece in stream(service, tenant, order):
-            if isinstance(piece, Outcome):
-                for event in events.close_message(complete=piece.choices[0].finish == "stop"):
-                    yield event
-                yield events.end(_finished(piece, head, events.items))
-            elif piece.text:
-                yield events.text(piece.text)
+        yield [*events.begin(), *events.open_message()]
+        async for found in stream(service, tenant, order):
+            if isinstance(found, Outcome):
+                ending = events.close_message(complete=found.choices[0].finish == "stop")
+                yield [*ending, events.end(_finished(found, head, events.items))]
+            else:
+                yield [events.text(piece.text) for piece in found if piece.text]
 
 
 async def _thought_events(
