@@ -10,7 +10,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cmake -S "$root" -B "$work/build" -DOUTTHINK_SANITIZE=ON -DPython_EXECUTABLE="$python" >"$work/log"
 cmake --build "$work/build" --parallel 2 >>"$work/log" 2>&1 || { tail -n 40 "$work/log"; exit 1; }
-cp -r "$root/src" "$root/tests" "$root/pyproject.toml" "$work/"
+cp -r "$root/src" "$root/tests" "$root/pyproject.toml" "$root/CMakeLists.txt" "$work/"
 find "$work/src" -name '_core*.so' -delete
 cmake --install "$work/build" --prefix "$work/src" >>"$work/log"
 cd "$work"

@@ -45,7 +45,8 @@ class EngineThread:
             else:
                 (engine or self.engine).submit(command)
                 self._interrupt()
-        self._wake.set()
+        if not self._wake.is_set():  # where it is, the thread has yet to look, and finds this too
+            self._wake.set()
 
     def add(self, engine: Engine) -> None:
         """Step ``engine`` too from now on, after those that are there. Its requests are its own, the thread is not."""

@@ -206,14 +206,13 @@ class LocalBranch(BaseBranch):
         child.log_probs = tuple(generation.log_probs)
         child.sample_log_probs = tuple(generation.sample_log_probs)
         child.top_log_probs = tuple(generation.top_log_probs)
-        child.text = generation.text.decode(errors="replace")
+        child.text = thought.text  # as `_record` wrote it
         child.finish = generation.finish
         child.ended = isinstance(generation.stop, int) and generation.stop in self._lm.engine.vocabulary.eos_ids
-        child.completion = generation.completion
+        child.completion = child.text if generation.stop_at is None else generation.completion
         constraint = generation.extend.sampling.constraint
         if constraint is not None and generation.state is not None:
             child.keep(constraint, generation.state, generation.kept)
-        child.record()
         return child
 
     def _tokens_of(self, text: str | Sequence[int]) -> list[int]:
