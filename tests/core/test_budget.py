@@ -139,7 +139,7 @@ def test_numbers_are_tokens_and_nothing_is_unlimited() -> None:
 
 def test_a_ledger_is_exhausted_at_its_limit_and_not_before() -> None:
     ledger = Ledger(Budget(tokens=10, flops=100))
-    ledger.charge(prefilled=4, cached=50, decoded=5, flops=99)
+    ledger.charge(prefilled=3, cached=1, decoded=5, flops=99)
     assert not ledger.exhausted
     assert (ledger.tokens_left, ledger.flops_left) == (1, 1)
     ledger.charge(decoded=1)
@@ -181,9 +181,9 @@ def test_a_slice_charges_its_parents_and_is_bounded_by_them() -> None:
         spent = ledger.bill
         assert (spent.prefilled, spent.cached, spent.decoded, spent.flops) == (10, 3, 20, 7)
         assert (spent.verifier_calls, spent.tool_calls) == (1, 2)
-    assert (whole.tokens_left, half.tokens_left, quarter.tokens_left) == (70, 20, 20)
-    whole.charge(decoded=65)
-    assert (half.tokens_left, quarter.tokens_left, half.bill.tokens) == (5, 5, 30)
+    assert (whole.tokens_left, half.tokens_left, quarter.tokens_left) == (67, 17, 17)
+    whole.charge(decoded=62)
+    assert (half.tokens_left, quarter.tokens_left, half.bill.tokens) == (5, 5, 33)
     whole.charge(decoded=5)
     assert whole.exhausted and half.exhausted and quarter.exhausted
     assert quarter.line == [quarter, half, whole]
@@ -281,7 +281,7 @@ def test_a_ledger_without_a_lock_is_noticed() -> None:
 
 def test_a_bill_says_what_it_counts() -> None:
     bill = Bill(prefilled=1200, cached=30, decoded=45, flops=2_000_000, seconds=1.5)
-    assert bill.tokens == 1245
-    assert bill.to_json()["tokens"] == 1245
-    assert "1,245 tokens (1,200 prefilled, 45 decoded; 30 cached), 2e+06 FLOPs, 1.50 s" in str(bill)
+    assert bill.tokens == 1275
+    assert bill.to_json()["tokens"] == 1275
+    assert "1,275 tokens (1,200 prefilled, 30 cached, 45 decoded), 2e+06 FLOPs, 1.50 s" in str(bill)
     assert "verifier" not in str(bill) and "3 verifier calls" in str(Bill(verifier_calls=3))

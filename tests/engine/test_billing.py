@@ -124,14 +124,29 @@ def test_a_prompt_shared_by_two_users_is_paid_by_the_first() -> None:
     assert task.over
 
 
-def test_who_need_not_pay_for_a_prompt_need_not_be_able_to() -> None:
-    world, rich, poor = make_world(limits=Limits(max_batch_tokens=4)), Ledger(), Ledger(Budget(tokens=2))
-    world.extend(world.root(PROMPT), 1, Until(5, ignore_eos=True), ledger=rich)
-    task = world.extend(world.root(PROMPT), 1, Until(5, ignore_eos=True), ledger=poor)
+def bought(tokens: int, others: str) -> tuple[list[list[int]], int]:
+    """What two lines get for a budget while ``others`` ask the same, and what is billed."""
+    world, ledger = make_world(limits=Limits(max_batch_tokens=4)), Ledger(Budget(tokens=tokens))
+    if others == "before":
+        world.extend(world.root(PROMPT), 1, Until(5, ignore_eos=True))
+        world.run()
+    if others == "beside":
+        world.extend(world.root(PROMPT), 1, Until(5, ignore_eos=True))
+    task = world.extend(world.root(PROMPT), 2, Until(5, ignore_eos=True), ledger=ledger)
     world.run()
-    assert [len(child.tokens) for child in task.children] == [32]
-    assert (poor.bill.cached, poor.bill.tokens) == (30, 2)
+    assert ledger.bill.tokens <= tokens
+    return [child.tokens for child in task.children], ledger.bill.tokens
 
+
+def test_what_a_budget_buys_does_not_depend_on_who_asked_the_same() -> None:
+    for tokens in (1, 2, 29, 30, 31, 32, 33, 35, 39, 40, 41):
+        alone = bought(tokens, "nobody")
+        assert alone == bought(tokens, "before") == bought(tokens, "beside"), tokens
+        drawn = max(0, tokens - len(PROMPT))
+        assert [len(line) - len(PROMPT) for line in alone[0]] == [min(5, -(-drawn // 2)), min(5, drawn // 2)]
+
+
+def test_two_who_share_a_ledger_pay_for_their_prompt_once() -> None:
     world, just_enough = make_world(limits=Limits(max_batch_tokens=4)), Ledger(Budget(tokens=32))
     root = world.root(PROMPT)
     tasks = [world.extend(root, 1, Until(5, ignore_eos=True), ledger=just_enough) for _ in range(2)]

@@ -130,31 +130,52 @@ async def test_cancelling_the_wait_leaves_the_work_to_be_cancelled():
 # ---- the purse -------------------------------------------------------------------------------------------------------
 
 
-@given(st.integers(1, 400), st.lists(st.tuples(st.integers(1, 9), st.integers(1, 40), st.floats(0, 1)), max_size=30))
+@given(
+    st.integers(1, 400),
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 40), st.floats(0, 1), st.floats(0, 3)), max_size=30),
+)
 def test_grants_never_exceed_what_there_is(tokens, requests):
-    """However much of each grant is spent, and while others are in flight, the ledger is never overdrawn."""
+    """However much of each grant is spent, on drawing or judging, and while others are in flight, the ledger is never
+    overdrawn.
+    """
     ledger = Ledger(Budget(tokens=tokens))
     purse, flying = Purse(ledger), []
-    for num_children, most, share in requests:
+
+    def land():
+        grant, drawn, judging = flying.pop(0)
+        ledger.charge(decoded=drawn + judging)
+        purse.settle(grant, drawn, judging, drawn // grant.num_children, alone=not flying)
+
+    for num_children, most, share, judged in requests:
         if purse.has_room(hold=False) and (purse.opened or not flying):
             grant = purse.take(num_children, most, sharing=3, hold=False)
             assert 1 <= grant.num_children <= num_children
             assert 1 <= grant.each <= most
-            flying.append((grant, int(share * grant.num_children * grant.each)))
-            assert sum(g.reserved for g, _ in flying) <= ledger.tokens_left
+            assert grant.num_children * grant.each <= grant.reserved
+            drawn = int(share * grant.num_children * grant.each)
+            flying.append((grant, drawn, int(min(judged * drawn, grant.reserved - drawn))))
+            assert sum(each[0].reserved for each in flying) <= ledger.tokens_left
         else:
             assert purse.dry or flying
         if flying and (share < 0.5 or not purse.opened):
-            grant, spent = flying.pop(0)
-            ledger.charge(decoded=spent)
-            purse.settle(grant, spent, spent / grant.num_children, alone=not flying)
-    assert ledger.bill.tokens <= tokens
+            land()
     while flying:
-        grant, spent = flying.pop(0)
-        ledger.charge(decoded=spent)
-        purse.settle(grant, spent, 1.0, alone=not flying)
+        land()
+    assert ledger.bill.tokens <= tokens
     if purse.opened:
         assert purse.free == ledger.tokens_left
+
+
+def test_room_is_left_for_judging_what_is_drawn():
+    ledger = Ledger(Budget(tokens=1_000))
+    purse = Purse(ledger)
+    ledger.charge(prefilled=10, decoded=60)
+    purse.open(20, judging=30)
+    grant = purse.take(4, 1000, sharing=1, hold=False)
+    assert grant.each == int(grant.reserved / 4 / 2.5)
+    purse.settle(grant, 40, 160, 10, alone=False)
+    grant = purse.take(4, 1000, sharing=1, hold=False)
+    assert grant.each == int(grant.reserved / 4 / 5)  # judging takes more than was known
 
 
 def test_without_a_limit_everything_is_granted():
@@ -170,7 +191,7 @@ def test_enough_is_held_back_for_one_line_until_there_is_an_answer():
     while purse.has_room(hold=True):
         grant = purse.take(4, 1000, sharing=1, hold=True)
         ledger.charge(decoded=int(grant.reserved))
-        purse.settle(grant, int(grant.reserved), grant.each, alone=True)
+        purse.settle(grant, int(grant.reserved), 0, int(grant.each), alone=True)
     assert purse.dry and ledger.bill.tokens == 75
     assert purse.has_room(hold=False) and not purse.dry
 
@@ -179,6 +200,6 @@ def test_near_the_end_fewer_children_are_granted_rather_than_cut_ones():
     ledger = Ledger(Budget(tokens=100))
     purse = Purse(ledger)
     ledger.charge(decoded=20)
-    purse.settle(purse.take(2, 1000, sharing=1, hold=False), 20, 10.0, alone=True)
+    purse.settle(purse.take(2, 1000, sharing=1, hold=False), 20, 0, 10, alone=True)
     grant = purse.take(16, 1000, sharing=4, hold=False)
     assert grant.each >= 12 and grant.num_children == 6

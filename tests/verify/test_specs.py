@@ -166,10 +166,10 @@ def test_ledgers_for_verifiers_mark_all_they_are_charged():
     whole.charge(prefilled=3, decoded=4, flops=70, cached=9)
     judging.charge(prefilled=10, decoded=5, flops=20, cached=7, verifier_calls=2)
     judging.for_verifier().charge(prefilled=1, flops=1)
-    for ledger, tokens in ((judging, 16), (part, 16), (whole, 23)):
+    for ledger, tokens in ((judging, 23), (part, 23), (whole, 39)):
         bill = ledger.bill
-        assert (bill.tokens, bill.verifier_tokens, bill.verifier_flops, bill.verifier_calls) == (tokens, 16, 21, 2)
-    assert whole.bill.flops == 91 and judging.tokens_left == 44
+        assert (bill.tokens, bill.verifier_tokens, bill.verifier_flops, bill.verifier_calls) == (tokens, 23, 21, 2)
+    assert whole.bill.flops == 91 and judging.tokens_left == 37
     part.cancel()
     assert judging.exhausted and not whole.exhausted
 

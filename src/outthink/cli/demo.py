@@ -147,7 +147,7 @@ def _summary(trials: Sequence[Trial]) -> None:
         (f"checked, {BUDGET}", [t.checked for t in trials]),
     ):
         right = [t.right(p) for t, p in zip(trials, posteriors, strict=True)]
-        tokens = sum(p.cost.tokens + p.cost.cached for p in posteriors) / len(trials)
+        tokens = sum(p.cost.tokens for p in posteriors) / len(trials)
         row = [name, _interval(proportion(right), ".0%"), f"{tokens:,.0f}"]
         if name != "greedy":
             helped = sum(map(Trial.helped, trials, posteriors))

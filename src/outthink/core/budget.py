@@ -117,8 +117,10 @@ class Bill:
 
     @property
     def tokens(self) -> int:
-        """Positions computed: what a token budget limits."""
-        return self.prefilled + self.decoded
+        """Positions of the tree: what a token budget limits. Those found in a cache count, so that what a budget buys does
+        not depend on what others asked before.
+        """
+        return self.prefilled + self.cached + self.decoded
 
     def to_json(self) -> dict[str, Any]:
         return {"tokens": self.tokens, **asdict(self)}
@@ -129,7 +131,7 @@ class Bill:
             calls += f" ({self.verifier_tokens:,} of the tokens, {self.verifier_flops:.3g} of the FLOPs)"
         calls += f", {self.estimated:,} of the tokens estimated" if self.estimated else ""
         return (
-            f"{self.tokens:,} tokens ({self.prefilled:,} prefilled, {self.decoded:,} decoded; {self.cached:,} cached), "
+            f"{self.tokens:,} tokens ({self.prefilled:,} prefilled, {self.cached:,} cached, {self.decoded:,} decoded), "
             f"{self.flops:.3g} FLOPs, {self.seconds:.2f} s{calls}"
         )
 
@@ -197,7 +199,7 @@ class Ledger:
     ) -> None:
         """Add to the bill, here and in every parent."""
         if self._verifying:
-            verifier_tokens, verifier_flops = prefilled + decoded, flops
+            verifier_tokens, verifier_flops = prefilled + cached + decoded, flops
         with self._lock:
             bill = self._bill
             self._bill = replace(
@@ -250,7 +252,7 @@ class Ledger:
 
     @property
     def tokens_left(self) -> float:
-        """Positions that may still be computed; infinite where nothing limits them."""
+        """Positions that the tree may still grow by; infinite where nothing limits them."""
         own = math.inf if self.budget.tokens is None else math.floor(self.budget.tokens) - self._bill.tokens
         return max(0.0, own if self._parent is None else min(own, self._parent.tokens_left))
 

@@ -19,7 +19,7 @@ class Progress:
         self.longest = 0
         self._reached, self._awaited = reached, math.inf
         self._drawn: dict[int, int] = {}
-        self._drawing: set[Settable] = set()
+        self._drawing: tuple[Settable, ...] = ()
 
     def __call__(self, index: int, text: str) -> None:
         """Count the token that ``text`` came with."""
@@ -29,8 +29,9 @@ class Progress:
         """Count ``count`` more tokens of child ``index``."""
         self._drawn[index] = drawn = self._drawn.get(index, 0) + count
         self.longest = max(self.longest, drawn)
-        if self.longest > self._awaited:
-            self._awaited = math.inf
+        if self.longest > (awaited := self._awaited):
+            if awaited == self._awaited:  # else it was asked for anew, and that asker has looked for itself
+                self._awaited = math.inf
             self._reached()
 
     def wait_beyond(self, length: float) -> None:
@@ -46,8 +47,9 @@ class Progress:
     @property
     def room(self) -> float:
         """How many more tokens any child may draw before they are to be counted; at least 1."""
-        return max(1, math.floor(self._awaited) + 1 - self.longest) if self._awaited < math.inf else math.inf
+        awaited = self._awaited  # read once: it may change at any moment
+        return max(1, math.floor(awaited) + 1 - self.longest) if awaited < math.inf else math.inf
 
     def watch(self, drawing: Settable) -> None:
         """Have ``drawing.set()`` called, from whatever thread, where ``room`` is suddenly less than it was."""
-        self._drawing.add(drawing)
+        self._drawing = (*self._drawing, drawing)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from outthink.core.budget import Ledger
 from outthink.engine.sequence import Reading, Sequence, Task
-from outthink.kv import PagedCache
 from outthink.scheduling import Slice
 
 Draw = tuple[Sequence, NDArray[np.float32]]  # a child that is to draw a token, and the logits that it draws from
@@ -60,30 +59,41 @@ class Purse:
         return granted
 
     def allow(self, sequence: Sequence, start: int, count: int) -> int:
-        """How many of ``count`` positions from ``start`` on can be paid for; those paid before are free."""
-        paid = max(0, min(sequence.progress[0], start + count) - start)
-        return count if paid == count else paid + self.take(payer(sequence).ledger, count - paid)
+        """How many of ``count`` positions from ``start`` on can be paid for, after those before them that were found in
+        the cache; those paid before are free.
+        """
+        unpaid = max(0, start + count - sequence.progress[0])
+        if not unpaid:
+            return count
+        return max(0, count - unpaid + self.take(payer(sequence).ledger, unpaid))
 
 
-def unpayable(tasks: Iterable[Task], cache: PagedCache) -> Iterator[Task]:
+def unpayable(tasks: Iterable[Task]) -> Iterator[Task]:
     """The tasks whose ledger is exhausted, or cannot pay for what must be computed before their first token."""
     tasks = list(tasks)
     spent = {ledger: ledger.exhausted for ledger in {task.ledger for task in tasks}}
     purse = Purse()
     for task in tasks:
         waits = task in task.parent.tasks
-        if spent[task.ledger] or (waits and purse.take(task.ledger, price := _price(task, cache)) < price):
+        if spent[task.ledger] or (waits and purse.take(task.ledger, price := _price(task)) < price):
             yield task
 
 
-def _price(task: Task, cache: PagedCache) -> int:
-    """Tokens that a task must be able to pay before its first draw: one, or what a reading needs at least, and its
-    parent's unbilled positions if it is the one to pay for them."""
-    parent, own = task.parent, task.price if isinstance(task, Reading) else 1
-    if parent.tasks[0] is not task:
-        return own
-    known = parent.lease.length if parent.lease else cache.peek(parent.tokens, parent.namespace)
-    return len(parent.tokens) - max(parent.progress[0], known) + own
+def payable(task: Task) -> bool:
+    """Whether a task whose parent was computed for others can pay for what of it is on no bill of its tree yet."""
+    return task.prompt.unpaid + _least(task) <= task.ledger.tokens_left
+
+
+def _price(task: Task) -> int:
+    """Tokens that a task must be able to pay before its first draw: the least of its own, and its parent's unbilled
+    positions if it is the one to pay for them.
+    """
+    parent = task.parent
+    return _least(task) + (len(parent.tokens) - parent.progress[0] if parent.tasks[0] is task else 0)
+
+
+def _least(task: Task) -> int:
+    return task.price if isinstance(task, Reading) else 1
 
 
 def payer(sequence: Sequence) -> Task:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outthink.engine.ahead import Ahead, Interrupt
-from outthink.engine.billing import Costs, Draw, Purse, Stats, bill, unpayable
+from outthink.engine.billing import Costs, Draw, Purse, Stats, bill, payable, unpayable
 from outthink.engine.damage import damaged, tasks_of
 from outthink.engine.gangs import Gangs
 from outthink.engine.growth import Growth, Vocabulary, grown_by, num_unborn
@@ -80,7 +80,7 @@ class Engine:
 
     def _step(self, *, shared: bool = False) -> bool:
         """Schedule, run, sample, settle; ``shared``: somebody else may be waiting for a turn."""
-        for task in unpayable(self._tasks, self.cache):
+        for task in unpayable(self._tasks):
             self._cut(task, "budget")
         if self._ahead is not None and not self._ready and self._ahead.run(self.costs, one=shared or not self.alone):
             return self.busy
@@ -266,6 +266,9 @@ class Engine:
         draws, room = [], self.scheduler.limits.max_sequences
         for task in ready:
             if task.over:
+                continue
+            if task.prompt.unpaid and not payable(task):
+                self._cut(task, "budget")
                 continue
             if room == 0:
                 self._ready.append(task)

@@ -14,7 +14,9 @@ GUESS = 32  # tokens of a step, before any was seen
 
 @dataclass(frozen=True)
 class Grant:
-    """``num_children`` children of at most ``each`` tokens; ``reserved`` tokens are set aside for them."""
+    """``num_children`` children of at most ``each`` tokens; ``reserved`` tokens, infinite where nothing limits them, are
+    set aside for drawing and judging them.
+    """
 
     num_children: int
     each: float
@@ -25,7 +27,8 @@ class Purse:
     """What the ledger still has, less what is set aside for the work in flight.
 
     The ledger itself says at any moment how much was drawn so far, which is a matter of timing. So each piece of work
-    is granted the most that it may take when it is launched, and what it left over comes back when its result is taken.
+    is granted the most that it may take when it is launched, what judges it included, and what it left over comes back
+    when its result is taken.
     Until the first result the prompt is unpaid, and nothing else may be in flight: then it is ``opened``. ``lines``:
     how many lines like the first one the rest could pay, if one was written first. ``dry`` says that too little was
     left when somebody asked last.
@@ -38,6 +41,7 @@ class Purse:
         self._at_first = self._left()
         self.lines = math.inf
         self._longest: float | None = None
+        self._judging = 0.0  # tokens of judging for each one drawn, at most so far
         self.opened = self.dry = False
 
     @property
@@ -45,9 +49,11 @@ class Purse:
         """Tokens that nothing in flight may take; infinite where nothing limits them."""
         return self._free
 
-    def open(self, length: int) -> None:
-        """Begin with one line of ``length`` tokens, and with it the prompt, paid; nothing may be in flight."""
-        left = self._left()
+    def open(self, length: int, judging: int = 0) -> None:
+        """Begin with one line of ``length`` tokens, and with it the prompt, paid, and ``judging`` tokens for judging it;
+        nothing may be in flight.
+        """
+        left, self._judging = self._left(), judging / max(1, length)
         shares = [now / max(before - now, 1e-9) for before, now in zip(self._at_first, left, strict=True)]
         by_tokens = left[0] / max(1, length)
         self.opened, self._free = True, left[0]
@@ -66,28 +72,32 @@ class Purse:
         """
         free = self._spendable(hold)
         if free == math.inf:
-            return Grant(num_children, most, 0.0)
-        need = max(1.0, min(most, GUESS if self._longest is None else SLACK * self._longest))
+            return Grant(num_children, most, math.inf)
+        token = 1.0 + self._judging  # what one costs that is drawn and judged
+        need = max(1.0, token * min(most, GUESS if self._longest is None else SLACK * self._longest))
         num_children = max(1, min(num_children, int(free // need)))
-        each = min(most, free // num_children, max(need, free // (num_children * max(1, sharing))))
-        each = max(1.0, float(int(each)))
-        self._free -= num_children * each
-        return Grant(num_children, each, num_children * each)
+        whole = min(token * most, free // num_children, max(need, free // (num_children * max(1, sharing))))
+        reserved = num_children * max(1.0, float(int(whole)))
+        self._free -= reserved
+        return Grant(num_children, max(1.0, float(int(reserved / num_children / token))), reserved)
 
     def pay(self, tokens: int) -> None:
         """Set ``tokens`` aside that work about to be launched takes beside its grant."""
         self._free -= tokens
 
-    def settle(self, grant: Grant, spent: int, longest: float, alone: bool) -> None:
-        """Take back what a grant did not spend. ``longest``: tokens of its longest child and of judging it.
+    def settle(self, grant: Grant, drawn: int, judging: int, longest: int, alone: bool) -> None:
+        """Take back what a grant did not spend on the tokens ``drawn`` and on ``judging`` them. ``longest``: the most
+        tokens of one child.
 
         Where nothing else is in flight, it is ``alone``, the ledger itself says what is left.
         """
         self._longest = max(self._longest or 0.0, longest)
+        if drawn and self.opened:  # the first result paid for the verifier's prompt, too
+            self._judging = max(self._judging, judging / drawn)
         if not self.opened or alone:
             self.opened, self._free = True, self._ledger.tokens_left
         elif self._free < math.inf:
-            self._free += grant.reserved - spent
+            self._free += grant.reserved - drawn - judging
 
     def shut(self) -> None:
         """Have nothing more: what is left does not buy a single token."""

@@ -30,8 +30,9 @@ class _Grown:
     grant: Grant
     draws: list[Node]
     line: list[Node]
-    spent: int
-    longest: float
+    drawn: int
+    judging: int
+    longest: int
     last: bool
     start: Branch | None = None
 
@@ -77,8 +78,8 @@ class Search:
         self._open[branch] = self.root
         try:
             if self.ledger.limited:
-                line = await self._write_to_the_end(self.root)
-                self._purse.open(line.length)
+                line, judging = await self._write_to_the_end(self.root)
+                self._purse.open(line.length, judging)
                 if not line.length:
                     self._purse.shut()
                 self._beside, self.lines = self.lines, []
@@ -143,8 +144,8 @@ class Search:
     async def next(self) -> Expansion:
         """Take in the expansion that is over first, by the count of tokens."""
         grown = await self._flight.next()
-        self._purse.settle(grown.grant, grown.spent, grown.longest, alone=not self._flight)
-        if not grown.spent and all(child.cut for child in grown.draws):
+        self._purse.settle(grown.grant, grown.drawn, grown.judging, grown.longest, alone=not self._flight)
+        if not grown.drawn and all(child.cut for child in grown.draws):
             self._purse.shut()
         first = {child: await self._take_in(grown.node, child) for child in dict.fromkeys(grown.draws)}
         draws = [first[child] for child in grown.draws]
@@ -203,9 +204,9 @@ class Search:
                 twin.count += 1
                 await self._drop_twin(child)
         children = list(dict.fromkeys(draws))
-        judging = await self._score([child for child in children if not child.cut])
-        spent, each = sum(len(branch.tokens) for branch in branches), judging / len(children)
-        return _Grown(node, grant, draws, [], spent + judging, longest + each, last), longest
+        drawn = sum(len(branch.tokens) for branch in branches)
+        judging = await self._score([child for child in children if not child.cut], grant.reserved - drawn)
+        return _Grown(node, grant, draws, [], drawn, judging, longest, last), longest
 
     async def _grow_line(self, node: Node, grant: Grant, start: Branch, on_token: OnToken) -> tuple[_Grown, int]:
         """Extend and score step by step; what it makes stays loose until it is taken in."""
@@ -217,9 +218,8 @@ class Search:
             tip = self._node(tip, branch, until)
             line.append(tip)
             drawn += len(branch.tokens)
-            judging += await self._score([] if tip.cut else [tip])
-        spent = drawn + judging
-        return _Grown(node, grant, line[:1], line, spent, float(spent), False, start), drawn
+            judging += await self._score([] if tip.cut else [tip], grant.reserved - drawn - judging)
+        return _Grown(node, grant, line[:1], line, drawn, judging, drawn, False, start), drawn
 
     def _node(self, parent: Node, branch: Branch, until: Until) -> Node:
         child = Node(branch, parent, parent.depth + 1, parent.length + len(branch.tokens))
@@ -228,11 +228,11 @@ class Search:
         child.cut = not child.whole and branch.finish == "budget"
         return child
 
-    async def _score(self, nodes: list[Node]) -> int:
-        """Write the verifier's scores into ``nodes``; how many tokens that took."""
+    async def _score(self, nodes: list[Node], most: float = math.inf) -> int:
+        """Write the verifier's scores into ``nodes``; how many tokens that took, of ``most``."""
         if not nodes:
             return 0
-        part = self.ledger.slice(Budget())
+        part = self.ledger.slice(Budget() if most == math.inf else Budget(tokens=max(0, int(most))))
         scores = await self._judge.score(self.question, [node.branch for node in nodes], part)
         for node, score in zip(nodes, scores, strict=True):
             node.score = node.branch.thought.value = score
@@ -268,8 +268,10 @@ class Search:
         node.branch.thought.fate = "the same as a sibling"
         await node.branch.close()
 
-    async def _write_to_the_end(self, node: Node) -> Node:
-        """A line on from ``node``, likeliest token by likeliest token, as far as it may; scored at the end."""
+    async def _write_to_the_end(self, node: Node) -> tuple[Node, int]:
+        """A line on from ``node``, likeliest token by likeliest token, as far as it may; scored at the end. And how many
+        tokens that took.
+        """
         greedy, free, tip = replace(self._lm.sampling, temperature=0.0), self._purse.free, node
         while tip is node or (tip.open and free >= 1):
             until = self.segmenter.until(max(1, min(free, self._longest_line - tip.length)))
@@ -280,9 +282,9 @@ class Search:
             tip = self._node(tip, branch, until)
             free -= len(branch.tokens)
         tip.cut = not tip.whole
-        await self._score([tip])
+        judging = await self._score([tip])
         await self._note(tip)
-        return tip
+        return tip, judging
 
 
 def best_of_each(posterior: Posterior) -> Posterior:
