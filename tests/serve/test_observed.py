@@ -16,6 +16,7 @@ from cli.tiny_model import PROBLEM
 from outthink.core.errors import UserError
 from outthink.serve import other_routes
 from outthink.serve.logs import JsonLines, TextLines, set_up_logging
+from outthink.serve.timing import Line, Timing
 from outthink.serve.tracing import Tracing, open_tracing
 from serve_world import served
 
@@ -313,10 +314,31 @@ def test_where_spans_go_is_for_the_environment_to_say(monkeypatch):
     assert open_tracing(asked=False) == Tracing()
     with pytest.raises(UserError, match="pip install"):
         open_tracing(asked=True)
-    monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(OTLPSpanExporter=lambda: exporter))
+    monkeypatch.setitem(sys.modules, module, types.types.SimpleNamespace(OTLPSpanExporter=lambda: exporter))
     tracing = open_tracing(asked=False)
     tracing.record("x", 1.0, 2.5, tokens=3)
     tracing.close()
     [span] = exporter.get_finished_spans()
     assert span.resource.attributes["service.name"] == "outthink" and span.attributes == {"tokens": 3}
     assert span.end_time - span.start_time == pytest.approx(1.5e9, rel=1e-6)
+
+
+def test_tokens_without_text_are_timed_too_and_those_of_a_call_share_its_time(client):
+    body = {"prompt": PROBLEM, "n": 4, "max_tokens": 100, "ignore_eos": True, "seed": 2, "temperature": 3.0}
+    got, [whole, streamed] = gained(client, ("/v1/completions", body), ("/v1/completions", {**body, "stream": True}))
+    assert whole.status == streamed.status == 200
+    assert got["vllm:inter_token_latency_seconds_count"] == 2 * 4 * 99
+
+
+def test_tokens_that_come_together_took_equally_long(monkeypatch):
+    clock, seen = iter([10.0, 10.4, 10.5]), []
+    monkeypatch.setattr("outthink.serve.timing.time.monotonic", lambda: next(clock))
+    observing = types.SimpleNamespace(observe=seen.append)
+    metrics = types.SimpleNamespace(
+        first_token=observing, between_tokens=observing, between_tokens_old=types.SimpleNamespace(observe=float)
+    )
+    timing = Timing(arrived=9.0)
+    for count in (1, 4, 1):
+        timing.drew(metrics, 0, 0, count)
+    assert seen == pytest.approx([1.0, 0.1, 0.1, 0.1, 0.1, 0.1])
+    assert timing.lines[0, 0] == Line(10.0, 10.5, 6)

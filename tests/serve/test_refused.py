@@ -218,3 +218,52 @@ def test_the_openai_client_is_told_what_is_wrong(client, model):
     assert refused.value.param == "tools"
     with pytest.raises(openai.BadRequestError, match="calls no tools"):
         api.responses.create(model=model.name, input="x", tools=[{"type": "web_search"}])
+
+
+@pytest.mark.parametrize("budget", ["0 tokens", "0", "0k", "0 flops", "0 s"])
+def test_a_budget_of_nothing_is_refused(client, budget):
+    answer = client.post("/v1/chat/completions", {"messages": CHAT, "thinking": {"budget": budget}})
+    assert answer.status == 400 and answer.json["error"]["param"] == "thinking"
+
+
+def test_a_solve_beyond_the_servers_budget_is_refused_before_it_is_queued(client):
+    answer = client.post("/v1/solves", {"problem": "compute 1 + 2", "thinking": {"budget": 999_999_999}})
+    assert answer.status == 400 and "above this server's" in answer.json["error"]["message"]
+
+
+def test_a_stop_token_that_is_none_is_refused(client):
+    answer = client.post("/v1/chat/completions", {"messages": CHAT, "stop_token_ids": [99_999]})
+    assert answer.status == 400 and "outside the vocabulary" in answer.json["error"]["message"]
+
+
+def test_names_that_ask_for_what_there_is_not_are_refused(client, model):
+    name = model.name
+    assert client.get(f"/v1/models/{name}:mcts-8k").json["id"] == f"{name}:mcts-8k"
+    assert client.get(f"/v1/models/{name}").json == client.get("/v1/models").json["data"][0]
+    for path, status in ((f"{name}:", 400), (f"{name}:zzz-9q", 400), (f"{name}:mcts-0k", 400), ("", 404), ("x", 404)):
+        assert client.get(f"/v1/models/{path}").status == status, path
+    answer = client.post("/v1/chat/completions", {"messages": CHAT, "model": f"{name}:"})
+    assert answer.status == 400 and answer.json["error"]["param"] == "model"
+
+
+def test_unknown_parameters_of_a_query_are_refused_but_of_probes(client):
+    assert client.get("/v1/solves?limit=1").status == 200
+    answer = client.get("/v1/solves?limt=1")
+    assert answer.status == 400 and answer.json["error"]["param"] == "limt"
+    assert client.post("/v1/completions?x=1", {"prompt": "x", "max_tokens": 1}).status == 400
+    assert client.get("/health?ts=1").status == client.get("/ready?ts=1").status == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Content-Type": "application/json; charset=utf-16"}, 415),
+        ({"Content-Type": "application/json; charset=UTF-8"}, 200),
+        ({"Content-Type": 'application/json; charset="utf-8"'}, 200),
+        ({"Content-Type": "application/json", "Content-Encoding": "gzip"}, 415),
+        ({"Content-Type": "application/json", "Content-Encoding": "identity"}, 200),
+    ],
+)
+def test_a_body_in_another_encoding_is_refused(client, headers, status):
+    body = b'{"prompt": "x", "max_tokens": 1}'
+    assert client.send("POST", "/v1/completions", body, headers).status == status

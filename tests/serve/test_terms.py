@@ -127,3 +127,26 @@ def test_a_client_finds_what_it_sent_before_and_nothing_of_another(model):
         assert again[0] == again[1] > 0, "each finds its own"
     with served(model, api_keys=KEYS) as restarted:
         assert cached(restarted) == 0, "a new process has a new secret, and so new names for its tenants"
+
+
+def test_what_is_over_before_it_begins_is_told_so(client):
+    for body in (
+        {"timeout": 1e-6},
+        {"timeout": 1e-6, "thinking": {"budget": 1_000}},
+        {"timeout": 1e-6, "stream": True},
+    ):
+        answer = chat(client, **body)
+        assert answer.status == 504 and answer.json["error"]["code"] == "deadline"
+
+
+def test_a_solve_that_waits_past_its_deadline_fails_without_having_begun(endless):
+    long = {"problem": "compute 17 + 5", "thinking": {"budget": 250_000}}
+    with served(endless, max_jobs=1) as client:
+        first = client.post("/v1/solves", long).json["id"]
+        until(lambda: client.get(f"/v1/solves/{first}").json["status"] == "running")
+        second = client.post("/v1/solves", {**long, "timeout": 0.3}).json["id"]
+        until(lambda: client.get(f"/v1/solves/{second}").json["status"] == "failed")
+        assert client.get(f"/v1/solves/{second}").json["error"]["code"] == "deadline"
+        assert client.get(f"/v1/solves/{first}").json["status"] == "running"
+        client.send("DELETE", f"/v1/solves/{first}", None, {})
+    assert_free(endless)

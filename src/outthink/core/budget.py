@@ -117,8 +117,8 @@ class Bill:
 
     @property
     def tokens(self) -> int:
-        """Positions of the tree: what a token budget limits. Those found in a cache count, so that what a budget buys does
-        not depend on what others asked before.
+        """Positions of the tree: what a token budget limits. Those found in a cache count, so that what a budget buys
+        does not depend on what others asked before.
         """
         return self.prefilled + self.cached + self.decoded
 

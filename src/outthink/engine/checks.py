@@ -48,6 +48,9 @@ def check_options(sampling: Sampling, until: Until, vocab_size: int) -> None:
             raise SamplingError(f"logit_bias is given for token {token}, outside the vocabulary of {vocab_size:,}.")
         if bias == math.inf:
             raise SamplingError(f"logit_bias[{token}]=inf is out of range: it must be a number or -inf.")
+    for token in until.stop_tokens:
+        if not 0 <= token < vocab_size:
+            raise SamplingError(f"The stop token {token} is outside the vocabulary of {vocab_size:,}.")
     if sampling.constraint is not None and until.ignore_eos:
         raise SamplingError("ignore_eos cannot be combined with a constraint: a text that is complete must end.")
     if sum(bias == -math.inf for bias in sampling.logit_bias.values()) >= vocab_size:

@@ -113,8 +113,11 @@ class LocalBranch(BaseBranch):
         sampling: Sampling | None = None,
         on_token: OnToken | None = None,
         on_draw: OnDraw | None = None,
+        progress: Progress | None = None,
     ) -> list[Branch]:
-        """See `Branch.extend`. ``on_draw`` is told of each token before the text that it completes; see `Extend`."""
+        """See `Branch.extend`. ``on_draw`` is told of each token before the text that it completes; see `Extend`. An
+        ``on_token`` that is a `Progress` counts the tokens, as does ``progress`` beside one that is not.
+        """
         self.refuse_if_closed("extend")
         if not isinstance(n, int | SupportsIndex) or n < 0:  # the protocol itself is slow to ask
             raise SamplingError(f"n={n!r} is out of range: it must be a whole number of at least 0.")
@@ -125,8 +128,9 @@ class LocalBranch(BaseBranch):
         constraint = sampling.constraint
         state = None if constraint is None else self.state_of(constraint)
         keys, engine = self.next_keys(n), self._lm.engine
-        progress = on_token if isinstance(on_token, Progress) else None
-        on_text = None if progress is not None else on_token
+        on_text = on_token
+        if isinstance(on_token, Progress):
+            progress, on_text = on_token, None
         thoughts = [self.thought.child() for _ in keys]  # filled in as the children end, so that progress can be seen
         try:
             grown = await self._handle.run(

@@ -260,6 +260,8 @@ class SolveAnswer(BaseModel):
     status: Literal["queued", "running", "done", "failed", "cancelled"]
     problem: str
     thinking: dict[str, Any]
+    temperature: float
+    seed: int | None
     progress: SolveProgress | None = None
     so_far: dict[str, Any] | None = None
     posterior: PosteriorAnswer | None = None

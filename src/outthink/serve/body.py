@@ -16,8 +16,10 @@ from starlette.responses import Response
 from outthink.serve.failures import ApiError
 
 BODY_SECONDS = 60.0
+PROBES = ("/health", "/ready")  # to which whoever watches adds what it likes
 _LARGE = 64 << 10  # bytes from which a body is parsed off the event loop
 _JSON_TYPE = re.compile(r"application/(?:json|[\w.-]+\+json)\s*(?:;.*)?", re.IGNORECASE)
+_CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s;\"]*)", re.IGNORECASE)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -31,12 +33,18 @@ class JsonRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler, behind the reading of the body."""
         handle = super().get_route_handler()
+        if self.path not in PROBES:
+            handle = _knowing(handle, {field.alias for field in self.dependant.query_params})
         if self.body_field is None or isinstance(self.body_field.field_info, params.Form):
             return handle
 
         async def strict(request: Request) -> Response:
             if not _JSON_TYPE.fullmatch(request.headers.get("content-type", "")):
                 raise ApiError(415, "Send JSON, with the header 'Content-Type: application/json'.")
+            if (charset := _CHARSET.search(request.headers["content-type"])) and charset[1].lower() != "utf-8":
+                raise ApiError(415, f"The body must be UTF-8, and its Content-Type says {charset[1][:40]!r}.")
+            if request.headers.get("content-encoding", "identity").lower() != "identity":
+                raise ApiError(415, "Send the body as it is, without Content-Encoding.")
             try:
                 async with asyncio.timeout(BODY_SECONDS):
                     body = await request.body()
@@ -46,6 +54,21 @@ class JsonRoute(APIRoute):
             return await handle(_Read(request, body, value))
 
         return strict
+
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+def _knowing(handle: Handler, known: set[str]) -> Handler:
+    """``handle`` for requests whose query has no other parameters than the ``known``. Raises ApiError 400."""
+
+    async def knowing(request: Request) -> Response:
+        for name in request.query_params:
+            if name not in known:
+                raise ApiError(400, f"The query parameter {name[:100]!r} is not known here.", param=name[:100])
+        return await handle(request)
+
+    return knowing
 
 
 class _Read(Request):

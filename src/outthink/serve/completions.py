@@ -15,10 +15,11 @@ from outthink.lm.protocol import Branch
 from outthink.serve.logprobs import Drawn
 from outthink.serve.service import Service
 from outthink.serve.stops import StopHold
-from outthink.serve.timing import Timing
+from outthink.serve.timing import Ticks, Timing
 
 Show = Callable[[int, int, str, Sequence[Drawn]], None]
 MOST_WAITING = 256
+MOST_AT_ONCE = 64  # pieces between which nobody else has a turn
 FINISH = {"stop": "stop", "length": "length", "budget": "length"}
 
 
@@ -96,6 +97,11 @@ class _Text:
     text: StringIO = field(default_factory=StringIO)
     drawn: list[Drawn] = field(default_factory=list)
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Which completion it is of."""
+        return self.prompt, self.index
+
     def joined(self) -> Piece:
         """All of it as one piece."""
         return Piece(self.prompt, self.index, self.text.getvalue(), drawn=self.drawn)
@@ -105,18 +111,18 @@ class _Text:
 class Stream:
     """Pieces on their way from the stepping thread to the event loop.
 
-    One that is read in time hands on every piece by itself. Once `MOST_WAITING` of a completion wait, what comes of it
-    is joined to the last: so a slow reader costs no more memory than the text that it has yet to read.
+    One that is read in time hands on every piece by itself. While `MOST_WAITING` wait, what comes is joined to the last
+    of the same completion: so a slow reader costs no more memory than the text that it has yet to read.
     """
 
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     ledger: Ledger | None = None
-    waiting: list[_Text | Piece] = field(default_factory=list)
+    waiting: deque[_Text | Piece] = field(default_factory=deque)
     over: bool = False
 
     def __post_init__(self) -> None:
         self._arrived, self._handed, self._told = asyncio.Event(), deque[Piece | None](), False
-        self._of: dict[tuple[int, int], list[_Text]] = {}  # what waits of each completion
+        self._newest: dict[tuple[int, int], _Text] = {}  # what waits of each completion
 
     def put(self, piece: Piece | None) -> None:
         """Hand a piece over, or None as the last. Safe from any thread."""
@@ -126,32 +132,37 @@ class Stream:
             self.loop.call_soon_threadsafe(self._take_over)
 
     async def get(self) -> list[Piece]:
-        """All the pieces that wait, once there are any; none once all have been handed over."""
+        """The pieces that wait, no more than may be written in one turn, once there are any; none once all have been
+        handed over.
+        """
         while not self.waiting and not self.over:
             self._arrived.clear()
             await self._arrived.wait()
-        found, self.waiting = self.waiting, []
-        self._of.clear()
+        found = [self.waiting.popleft() for _ in range(min(len(self.waiting), MOST_AT_ONCE))]
+        for text in found:
+            if isinstance(text, _Text) and self._newest.get(text.place) is text:
+                del self._newest[text.place]
         return [piece if isinstance(piece, Piece) else piece.joined() for piece in found]
 
     def _take_over(self) -> None:
-        self._told = False
+        self._told, late = False, len(self.waiting) >= MOST_WAITING
         self._arrived.set()
         while self._handed:
-            self._add(self._handed.popleft())
+            self._add(self._handed.popleft(), late)
 
-    def _add(self, piece: Piece | None) -> None:
+    def _add(self, piece: Piece | None, late: bool) -> None:
         if piece is None:
             self.over = True
         elif piece.choice is not None or piece.echoed is not None:
             self.waiting.append(piece)
         else:
-            waits = self._of.setdefault((piece.prompt, piece.index), [])
-            if len(waits) < MOST_WAITING:
-                waits.append(_Text(piece.prompt, piece.index))
-                self.waiting.append(waits[-1])
-            waits[-1].text.write(piece.text)
-            waits[-1].drawn += piece.drawn
+            text = self._newest.get((piece.prompt, piece.index)) if late else None
+            if text is None:
+                text = _Text(piece.prompt, piece.index)
+                self._newest[text.place] = text
+                self.waiting.append(text)
+            text.text.write(piece.text)
+            text.drawn += piece.drawn
 
 
 async def generate(service: Service, tenant: str, order: Order, stream: Stream | None = None) -> Outcome:
@@ -162,14 +173,13 @@ async def generate(service: Service, tenant: str, order: Order, stream: Stream |
         stream.ledger = lm.ledger
 
     def show(prompt: int, index: int, text: str, drawn: Sequence[Drawn]) -> None:
-        timing.token(metrics, prompt, index)
         if stream is not None:
             stream.put(Piece(prompt, index, text, drawn=drawn))
 
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(_choices(lm, prompt, number, order, show, stream))
+                group.create_task(_choices(lm, prompt, number, order, show, stream, Ticks(timing, metrics, number)))
                 for number, prompt in enumerate(order.prompts)
             ]
     except ExceptionGroup as failures:  # one is told of; the others fell with it
@@ -237,6 +247,7 @@ async def _choices(
     order: Order,
     show: Show,
     stream: Stream | None,
+    ticks: Ticks,
 ) -> list[Choice]:
     echoed = await _scored_prompt(lm, prompt, order.sampling.top_logprobs) if order.echo_logprobs else ()
     if stream is not None and order.echo:
@@ -245,7 +256,8 @@ async def _choices(
     if order.n == 0:
         choices = [Choice(number, 0, "", "length", echoed=echoed)]
     else:
-        choices = await _grown(lm, prompt, number, order, show, stream is not None and order.tokens, echoed)
+        told = stream is not None and order.tokens
+        choices = await _grown(lm, prompt, number, order, show if stream is not None else None, told, ticks, echoed)
     if stream is not None:
         for choice in choices:
             stream.put(Piece(number, choice.index, "", choice))
@@ -253,22 +265,35 @@ async def _choices(
 
 
 async def _grown(
-    lm: LocalLM, prompt: Sequence[int], number: int, order: Order, show: Show, told: bool, echoed: Sequence[Drawn]
+    lm: LocalLM,
+    prompt: Sequence[int],
+    number: int,
+    order: Order,
+    show: Show | None,
+    told: bool,
+    ticks: Ticks,
+    echoed: Sequence[Drawn],
 ) -> list[Choice]:
     pending: dict[int, list[Drawn]] = {}  # a token whose text is not there; known to the stepping thread alone
 
     def on_token(index: int, text: str) -> None:
+        assert show is not None
         show(number, index, text, pending.pop(index, ()))
 
     def on_draw(index: int, token: int, log_prob: float, top: Sequence[tuple[int, float]]) -> None:
         if before := pending.pop(index, ()):  # it had no text, or only a part of a character
+            assert show is not None
             show(number, index, "", before)
         pending[index] = [Drawn(token, log_prob, top)]
 
     root = await lm.root(list(prompt))
     async with root:
-        lines = await root.extend(order.n, order.until, order.sampling, on_token, on_draw if told else None)
+        watch = None if show is None else on_token
+        lines = await root.extend(
+            order.n, order.until, order.sampling, watch, on_draw if told else None, progress=ticks
+        )
         for index, last in pending.items():
+            assert show is not None
             show(number, index, "", last)
         choices = [_choice(number, index, line, order, echoed) for index, line in enumerate(lines)]
         for line in lines:

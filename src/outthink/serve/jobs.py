@@ -26,7 +26,8 @@ from outthink.serve.service import GRACE, Service
 from outthink.serve.shares import Shares
 from outthink.serve.store import UNFINISHED, Job, Store
 from outthink.serve.stored import Stored
-from outthink.serve.thinking import Plan, deliberate, plan_of, progress
+from outthink.serve.terms import Terms
+from outthink.serve.thinking import Plan, deliberate, plan_of, progress, within_limits
 from outthink.show import copied, record_of
 
 NEWS_SECONDS = 0.25
@@ -166,6 +167,8 @@ class Jobs:
             "status": job.status,
             "problem": job.request["problem"],
             "thinking": job.request.get("thinking", {}),
+            "temperature": job.request.get("temperature", 1.0),
+            "seed": job.request.get("seed"),
         }
         running = self.running.get(job.id)
         if job.result is not None:
@@ -202,23 +205,41 @@ class Jobs:
             log.error("solve %s waits for the next start of the server", job_id, exc_info=error)
 
     async def _run(self, job: Job) -> None:
-        async with self._gate.admitted(job.tenant, job.request.get("priority", 0)):
-            await self.stored.insist(self.store.set, job.id, "running")
+        waited = max(0.0, time.time() - job.created)
+        timeout = job.request.get("timeout")
+        try:
+            async with asyncio.timeout(None if timeout is None else timeout - waited) as waiting:
+                async with self._gate.admitted(job.tenant, job.request.get("priority", 0)):
+                    waiting.reschedule(None)
+                    await self._work(job)
+        except TimeoutError as error:
+            await self.stored.insist(self.store.set, job.id, "failed", as_api_error(error).body()["error"])
 
-            def watch(lm: LocalLM) -> None:
-                self.running[job.id].lm = lm
+    async def _work(self, job: Job) -> None:
+        await self.stored.insist(self.store.set, job.id, "running")
 
-            status, result = await solved(self.service, job.tenant, job.request, watch)
-            await self.stored.insist(self.store.set, job.id, status, result)
+        def watch(lm: LocalLM) -> None:
+            self.running[job.id].lm = lm
+
+        waited = max(0.0, time.time() - job.created)
+        status, result = await solved(self.service, job.tenant, job.request, watch, waited)
+        await self.stored.insist(self.store.set, job.id, status, result)
 
 
 async def solved(
-    service: Service, tenant: str, asked: Mapping[str, Any], watch: Callable[[LocalLM], None] = lambda _: None
+    service: Service,
+    tenant: str,
+    asked: Mapping[str, Any],
+    watch: Callable[[LocalLM], None] = lambda _: None,
+    waited: float = 0.0,
 ) -> tuple[str, dict[str, Any]]:
-    """Do what a `SolveRequest` asks: "done" and the posterior with its tree, or "failed" and the error."""
+    """Do what a `SolveRequest` asks, ``waited`` seconds ago: "done" and the posterior with its tree, or "failed" and
+    the error.
+    """
     try:
         request = SolveRequest.model_validate(asked)
-        service.accept(request)
+        service.accept(request, waited)
+        Terms.here().begin()
         sampling = Sampling(temperature=request.temperature, seed=request.seed or 0)
         prompt = _prompt(service, request.problem)
         async with asyncio.timeout(service.config.deadline + GRACE):
@@ -233,7 +254,7 @@ async def solved(
 
 async def check_solve(service: Service, request: SolveRequest) -> None:
     """Raise what a solve would end with before it computes anything: ApiError for what cannot fit, or cannot be."""
-    plan_of_solve(request)
+    within_limits(service, plan_of_solve(request))
     service.accept(request)
     prompt = _prompt(service, request.problem)
     tokens = await (service.encode(prompt) if isinstance(prompt, str) else service.encode_chat(prompt))

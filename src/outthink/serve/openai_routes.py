@@ -18,6 +18,7 @@ from outthink.serve.failures import ApiError
 from outthink.serve.orders import chat_order, completion_order
 from outthink.serve.schema import ChatRequest, CompletionRequest, Generating
 from outthink.serve.service import Service
+from outthink.serve.thinking import plan_of
 from outthink.serve.thought_chat import plan_of_chat, think_chat, thought_answer, thought_events
 
 router = APIRouter(prefix="/v1", route_class=JsonRoute)
@@ -26,17 +27,17 @@ router = APIRouter(prefix="/v1", route_class=JsonRoute)
 @router.get("/models")
 async def models(request: Request) -> JSONResponse:
     """The model that is served."""
-    service = service_of(request)
-    entry = {"id": service.name, "object": "model", "created": service.created, "owned_by": "outthink"}
-    return JSONResponse({"object": "list", "data": [{**entry, "max_model_len": service.context}]})
+    return JSONResponse({"object": "list", "data": [_card(service_of(request))]})
 
 
 @router.get("/models/{name:path}")
 async def model(request: Request, name: str) -> JSONResponse:
-    """One model, of which there is one."""
+    """One model, of which there is one; its name may say how it is to think."""
     service = service_of(request)
-    service.base_name(name)
-    return JSONResponse({"id": service.name, "object": "model", "created": service.created, "owned_by": "outthink"})
+    if not name:
+        raise ApiError(404, "There is nothing at this path.", code="not_found")
+    plan_of(None, suffix=service.base_name(name)[1])
+    return JSONResponse({**_card(service), "id": name})
 
 
 @router.post("/completions")
@@ -67,6 +68,11 @@ async def chat(request: Request, body: ChatRequest) -> Response:
         return JSONResponse(thought_answer(found, head))
     order = await chat_order(service, tenant, body)
     return await _answer(request, order, ChatTeller(service, body, order, head), body)
+
+
+def _card(service: Service) -> dict[str, Any]:
+    entry = {"id": service.name, "object": "model", "created": service.created, "owned_by": "outthink"}
+    return {**entry, "max_model_len": service.context}
 
 
 def service_of(request: Request) -> Service:

@@ -68,7 +68,9 @@ class Service:
 
     def base_name(self, name: str | None) -> tuple[str, str | None]:
         """The model's name and what stands after the colon in ``name``. Raises ApiError 404 for another model."""
-        base, _, suffix = (name or self.name).partition(":")
+        base, colon, suffix = (name or self.name).partition(":")
+        if colon and not suffix:
+            raise ApiError(400, f"Nothing stands after the colon of {name!r}: write STRATEGY there.", param="model")
         if base != self.name:
             raise ApiError(
                 404, f"There is no model {base!r} here; this server has {self.name!r}.", param="model", code="not_found"
@@ -83,9 +85,11 @@ class Service:
                 400, f"Thinking is for chats, responses and solves; here the model is plain {base!r}.", param="model"
             )
 
-    def accept(self, asked: OnTerms) -> None:
-        """Work on a request, in this context, on the terms that it asks for. Raises ApiError 400 where it may not."""
-        Terms.agree(asked, self.config.api_keys)
+    def accept(self, asked: OnTerms, waited: float = 0.0) -> None:
+        """Work on a request, made ``waited`` seconds ago, in this context, on the terms that it asks for. Raises
+        ApiError 400 where it may not.
+        """
+        Terms.agree(asked, self.config.api_keys, waited)
 
     def lm(self, tenant: str, budget: Budget, sampling: Sampling | None = None) -> LocalLM:
         """The model bound to a new ledger; what it caches is seen by ``tenant`` alone.
@@ -103,6 +107,7 @@ class Service:
         async with asyncio.timeout(self.config.deadline + GRACE), _before(terms.until) as waiting:
             async with self.gate.admitted(tenant, terms.priority):
                 waiting.reschedule(None)
+                terms.begin()
                 timing.enter(self.metrics, self.tracing)
                 yield
             timing.finish(self.metrics)

@@ -34,8 +34,9 @@ class Terms:
     until: float = math.inf
 
     @staticmethod
-    def agree(asked: OnTerms, api_keys: Sequence[str]) -> None:
-        """Have what is done in this context, and the tasks made in it, be done on the terms of a request.
+    def agree(asked: OnTerms, api_keys: Sequence[str], waited: float = 0.0) -> None:
+        """Have what is done in this context, and the tasks made in it, be done on the terms of a request that was made
+        ``waited`` seconds ago.
 
         Raises ApiError 400 for a priority before that of others where there are others.
         """
@@ -46,12 +47,19 @@ class Terms:
                 "Leave it at 0, or give what can wait a higher number.",
                 param="priority",
             )
-        _NOW.set(Terms(asked.priority, math.inf if asked.timeout is None else time.monotonic() + asked.timeout))
+        _NOW.set(
+            Terms(asked.priority, math.inf if asked.timeout is None else time.monotonic() + asked.timeout - waited)
+        )
 
     @staticmethod
     def here() -> Terms:
         """The terms on which this context works."""
         return _NOW.get() or Terms()
+
+    def begin(self) -> None:
+        """Note that work begins. Raises TimeoutError where it must have ended by now."""
+        if self.until <= time.monotonic():
+            raise TimeoutError
 
     def within(self, deadline: float) -> Terms:
         """These terms, to end in ``deadline`` seconds at the latest."""

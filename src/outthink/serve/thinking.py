@@ -110,6 +110,18 @@ def spelled_solve(service: Service, asked: SolveRequest) -> SolveRequest:
     return asked.model_copy(update={"model": base, "thinking": thinking})
 
 
+def within_limits(service: Service, plan: Plan) -> Plan:
+    """``plan`` with no more tokens than the server allows. Raises ApiError 400 where it asks for more."""
+    limit, budget = service.config.max_tokens, plan.budget
+    if budget.tokens is None:
+        return replace(plan, budget=Budget(tokens=limit, seconds=budget.seconds, flops=budget.flops))
+    if budget.tokens > limit:
+        raise ApiError(
+            400, f"A budget of {budget.tokens:,.0f} tokens is above this server's {limit:,}.", param="thinking"
+        )
+    return plan
+
+
 async def deliberate(
     service: Service,
     tenant: str,
@@ -124,13 +136,7 @@ async def deliberate(
     where it is not written as answers usually are.
     Leaving early cancels the work and frees its pages.
     """
-    limit = service.config.max_tokens
-    if plan.budget.tokens is None or plan.budget.tokens > limit:
-        if plan.budget.tokens is not None:
-            raise ApiError(
-                400, f"A budget of {plan.budget.tokens:,.0f} tokens is above this server's {limit:,}.", param="thinking"
-            )
-        plan = replace(plan, budget=Budget(tokens=limit, seconds=plan.budget.seconds, flops=plan.budget.flops))
+    plan = within_limits(service, plan)
     lm = service.lm(tenant, plan.budget, sampling)
     began = time.monotonic()
     question = await asyncio.to_thread(_question, prompt) if parse is None else Question(prompt, parse)
@@ -208,6 +214,8 @@ def _with_thinking(plan: Plan, thinking: Thinking) -> Plan:
         budget = plan.budget if thinking.budget is None else Budget(thinking.budget)
     except UserError as error:
         raise ApiError(400, str(error), param="thinking") from error
+    if 0 in (budget.tokens, budget.flops, budget.seconds):
+        raise ApiError(400, f"A budget of {thinking.budget!r} buys nothing: give more.", param="thinking")
     if thinking.verifier is not None:
         _check_verifier(thinking.verifier)
     return replace(

@@ -7,6 +7,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from outthink.core.progress import Progress
+
 if TYPE_CHECKING:
     from outthink.serve.metrics import Metrics
     from outthink.serve.tracing import Tracing
@@ -56,18 +58,18 @@ class Timing:
         metrics.queue_time.observe(self.admitted - self.arrived)
         tracing.record("queue", self.arrived, self.admitted)
 
-    def token(self, metrics: Metrics, prompt: int, index: int) -> None:
-        """Note a token of a completion. Called on the stepping thread."""
+    def drew(self, metrics: Metrics, prompt: int, index: int, count: int) -> None:
+        """Note ``count`` tokens of a completion that came together. Called on the stepping thread."""
         now = time.monotonic()
         line = self.lines.get((prompt, index))
         if line is None:
             if not self.lines:
                 metrics.first_token.observe(now - self.arrived)
-            self.lines[prompt, index] = Line(now, now)
-            return
-        metrics.between_tokens.observe(now - line.last)
-        metrics.between_tokens_old.observe(now - line.last)
-        line.last, line.tokens = now, line.tokens + 1
+            line, count = self.lines.setdefault((prompt, index), Line(now, now)), count - 1
+        for _ in range(count):
+            metrics.between_tokens.observe((now - line.last) / count)
+            metrics.between_tokens_old.observe((now - line.last) / count)
+        line.last, line.tokens = now, line.tokens + count
 
     def settle(self, metrics: Metrics, tracing: Tracing) -> None:
         """Write down where the time between admission and the last token went."""
@@ -87,3 +89,15 @@ class Timing:
     def finish(self, metrics: Metrics) -> None:
         """Note that the request came to a good end."""
         metrics.whole.observe(time.monotonic() - self.arrived)
+
+
+class Ticks(Progress):
+    """Notes the tokens of the completions of one prompt, whether or not they have text."""
+
+    def __init__(self, timing: Timing, metrics: Metrics, prompt: int) -> None:
+        super().__init__(lambda: None)
+        self._timing, self._metrics, self._prompt = timing, metrics, prompt
+
+    def advance(self, index: int, count: int) -> None:
+        """See `Progress`."""
+        self._timing.drew(self._metrics, self._prompt, index, count)

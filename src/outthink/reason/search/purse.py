@@ -14,8 +14,8 @@ GUESS = 32  # tokens of a step, before any was seen
 
 @dataclass(frozen=True)
 class Grant:
-    """``num_children`` children of at most ``each`` tokens; ``reserved`` tokens, infinite where nothing limits them, are
-    set aside for drawing and judging them.
+    """``num_children`` children of at most ``each`` tokens; ``reserved`` tokens, infinite where nothing limits them,
+    are set aside for drawing and judging them.
     """
 
     num_children: int
@@ -50,8 +50,8 @@ class Purse:
         return self._free
 
     def open(self, length: int, judging: int = 0) -> None:
-        """Begin with one line of ``length`` tokens, and with it the prompt, paid, and ``judging`` tokens for judging it;
-        nothing may be in flight.
+        """Begin with one line of ``length`` tokens, and with it the prompt, paid, and ``judging`` tokens for judging
+        it; nothing may be in flight.
         """
         left, self._judging = self._left(), judging / max(1, length)
         shares = [now / max(before - now, 1e-9) for before, now in zip(self._at_first, left, strict=True)]

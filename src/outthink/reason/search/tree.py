@@ -269,8 +269,8 @@ class Search:
         await node.branch.close()
 
     async def _write_to_the_end(self, node: Node) -> tuple[Node, int]:
-        """A line on from ``node``, likeliest token by likeliest token, as far as it may; scored at the end. And how many
-        tokens that took.
+        """A line on from ``node``, likeliest token by likeliest token, as far as it may; scored at the end. And how
+        many tokens scoring took.
         """
         greedy, free, tip = replace(self._lm.sampling, temperature=0.0), self._purse.free, node
         while tip is node or (tip.open and free >= 1):

@@ -1,7 +1,7 @@
 // The page: its views, what leads from one to another, and what happens at the start.
 
 import { $, otherTheme, setTheme } from "./show/dom.js";
-import { json } from "./api.js";
+import { call, json } from "./api.js";
 import { allowCompare, putBack, readChoices, readPast, requests, sample, setLimits, showChoice, showCost } from "./ask.js";
 import { announce, cancelAll, clearFilters, live, showRuns } from "./runs.js";
 import { showHistory } from "./history.js";
@@ -62,7 +62,8 @@ function busy(on) {
 /** Show what the address names: solves of this or of other visits. */
 async function goTo() {
   const ids = decodeURIComponent(location.hash.slice(1)).split("+").filter((id) => ID.test(id)).slice(0, 2);
-  if (!ids.length || ids.join("+") === shown) return;
+  if (!ids.length) return;
+  if (ids.join("+") === shown) return choose("think");
   shown = ids.join("+");
   choose("think");
   await attempt(async () => {
@@ -91,7 +92,14 @@ async function refresh() {
     if (here === "history") showHistory(jobs);
     if (here !== "status") return;
     showStatus(await json("api/status"));
-    showRunning(jobs, refresh);
+    showRunning(jobs, cancelOne);
+  });
+}
+
+async function cancelOne(id) {
+  await attempt(async () => {
+    await call(`v1/solves/${id}/cancel`, { method: "POST" });
+    await refresh();
   });
 }
 
@@ -131,6 +139,9 @@ function wire() {
     else clearFilters();
   });
   addEventListener("hashchange", goTo);
+  document.addEventListener("click", (event) => { // a link to what the address names already changes no address
+    if (event.target.closest?.("a[href^='#solve-']")?.getAttribute("href") === location.hash) goTo();
+  });
   setInterval(tick, SECOND);
 }
 

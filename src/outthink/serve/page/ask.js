@@ -64,7 +64,7 @@ export function showChoice() {
 function optionField(name, value, typed) {
   const input = el("input");
   input.dataset.option = name;
-  if (typeof value === "boolean") Object.assign(input, { type: "checkbox", checked: value });
+  if (typeof value === "boolean") Object.assign(input, { type: "checkbox", checked: value, defaultChecked: value });
   else Object.assign(input, { type: typeof value === "number" ? "number" : "text", step: "any", placeholder: String(value) });
   if (typed?.type === input.type && input.type !== "checkbox") input.value = typed.value;
   return el("label", "field", name, " ", input);
@@ -129,12 +129,14 @@ function typicalLine() {
 }
 
 /** Put what a solve asked back into the form. */
-export function putBack({ problem, thinking, seed }, other = null) {
+export function putBack({ problem, thinking, seed, temperature }, other = null) {
   $("problem").value = problem;
   const put = (select, value) => { if (value && [...select.options].some((option) => option.value === value)) select.value = value; };
   put($("strategy"), thinking.strategy);
   $("verifier").value = thinking.verifier ?? "";
-  if (typeof thinking.budget === "number") $("budget").value = String(Math.log2(thinking.budget));
+  const tokens = tokensOf(thinking.budget);
+  if (tokens) $("budget").value = String(Math.log2(tokens));
+  $("temperature").value = String(temperature ?? 1);
   if (seed !== null && seed !== undefined) $("seed").value = String(seed);
   $("compare").checked = other !== null;
   if (other) {
@@ -143,6 +145,24 @@ export function putBack({ problem, thinking, seed }, other = null) {
   }
   allowCompare();
   showChoice();
+  putOptions(thinking.options ?? {});
+}
+
+// Options that were sent stand in their fields; then none is worked out anew, but for those of a second strategy.
+function putOptions(options) {
+  for (const input of $("own-options").querySelectorAll("input")) {
+    const value = options[input.dataset.option];
+    if (input.type === "checkbox") input.checked = value ?? input.defaultChecked;
+    else input.value = value ?? "";
+  }
+  if (!$("compare").checked) $("all-of-it").checked = !Object.keys(options).length;
+}
+
+// The tokens of a budget, as a number or in words; none where it is in other units.
+function tokensOf(said) {
+  if (typeof said === "number") return said;
+  const read = /^\s*([\d.]+)\s*([km]?)\s*(?:tokens?)?\s*$/i.exec(said ?? "");
+  return read ? Number(read[1]) * { "": 1, k: 1e3, m: 1e6 }[read[2].toLowerCase()] : 0;
 }
 
 export function allowCompare() {

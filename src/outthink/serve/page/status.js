@@ -1,7 +1,6 @@
 // How the server does: throughput, cache, pages and queue, and the solves that run, each with a way to end it.
 
 import { $, button, el, grouped, many, percent, shorten, svg } from "./show/dom.js";
-import { call } from "./api.js";
 
 const SPAN = 300, LEAST = 60; // readings that the chart holds, and those that it has room for at first
 const readings = [];
@@ -49,7 +48,7 @@ function drawRate() {
 }
 
 /** List the solves of this client that are not over. */
-export function showRunning(jobs, cancelled) {
+export function showRunning(jobs, cancel) {
   const running = jobs.filter((job) => ["queued", "running"].includes(job.status));
   if (!running.length) {
     $("running").replaceChildren(el("p", "hint", "Nothing is being thought about."));
@@ -59,7 +58,7 @@ export function showRunning(jobs, cancelled) {
   $("running").replaceChildren(el("ul", "solves", ...running.map((job) => {
     const link = el("a", "asked", shorten(job.problem, 120)), { progress } = job;
     link.href = `#${job.id}`;
-    const stop = button("", "Cancel", () => call(`v1/solves/${job.id}/cancel`, { method: "POST" }).then(cancelled));
+    const stop = button("", "Cancel", () => cancel(job.id));
     stop.setAttribute("aria-label", `Cancel: ${shorten(job.problem, 60)}`);
     stop.dataset.cancels = job.id;
     const facts = progress ? `${percent(progress.fraction_spent)} of the budget, ${many(progress.tokens, "token")}, ${many(progress.branches, "branch", "branches")}` : "waiting for a place";
