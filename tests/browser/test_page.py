@@ -220,6 +220,28 @@ def test_history_lists_solves_and_leads_back_to_them(site, visit):
     until(page, "document.querySelector('#problem').value === 'compute 17 + 6'")
 
 
+def test_the_solve_on_display_is_led_back_to_as_well(site, visit):
+    page = visit(site)
+    think(page, question="compute 17 + 5")
+    done(page)
+    page.click("#tab-history")
+    page.locator(".solve").first.click()
+    page.locator("#view-think").wait_for(state="visible")
+
+
+def test_what_was_asked_is_put_back_as_it_was(site, visit):
+    page = visit(site)
+    sent = {"strategy": "majority-vote", "budget": "1k tokens", "options": {"n": 7}}
+    asked = {"problem": "compute 17 + 5", "thinking": sent, "seed": 41, "temperature": 0.3}
+    reply = page.request.post(f"{page.url.split('#')[0]}v1/solves", data=asked)
+    page.goto(f"{page.url.split('#')[0]}#{reply.json()['id']}")
+    done(page)
+    assert page.input_value("#temperature") == "0.3" and page.input_value("#seed") == "41"
+    assert round(2 ** float(page.input_value("#budget"))) in range(990, 1030)
+    assert page.input_value("#own-options input[data-option=n]") == "7"
+    assert not page.is_checked("#all-of-it")
+
+
 def test_status_shows_what_runs_and_can_end_it(slow_site, visit, endless):
     page = visit(slow_site)
     think(page, tokens=17)

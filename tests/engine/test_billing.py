@@ -39,6 +39,7 @@ CIRCUMSTANCES = {
 def make_world(num_pages: int = 40, page_size: int = 64, limits: Limits | None = None) -> World:
     engine = make_engine(num_pages, page_size, limits)
     engine.costs = Costs(lambda start, count: prefill_flops(CONFIG, start, count), head_flops(CONFIG))
+    engine._readings._costs = engine.costs
     return World(engine)
 
 
@@ -275,3 +276,25 @@ def test_what_a_backend_computes_is_what_is_counted() -> None:
     assert sum(backend.batch_sizes) == world.engine.stats.positions == 30 + 3 * 5
     assert (backend.steps, world.engine.stats.drawn) == (world.engine.stats.steps, 18)
     assert max(backend.batch_sizes) <= 11
+
+
+def read_together(count: int, flops: float) -> tuple[list[int], float]:
+    """How much of each of ``count`` texts of ten tokens is read at once, and what that costs of ``flops``."""
+    world, ledger = make_world(), Ledger(Budget(flops=flops))
+    root = world.root(PROMPT)
+    world.extend(root, 1, Until(1, ignore_eos=True))
+    world.run()
+    tasks = [world.judge(root, [1 + i, *range(1, 10)], ledger) for i in range(count)]
+    world.run()
+    return [len(task.read) for task in tasks], ledger.bill.flops
+
+
+def test_what_is_read_together_stays_within_its_flops(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, price = read_together(1, 1e15)
+    assert one == [10] and price > 0
+    for paid in range(1, 6):
+        read, spent = read_together(6, price * paid)
+        assert sum(count == 10 for count in read) == paid and sum(read) == 10 * paid
+        assert spent <= price * paid
+    monkeypatch.setattr("outthink.engine.reading.Readings._promise", lambda self, task, flops: None)
+    assert read_together(6, price * 2)[1] > price * 2  # as it would be were each looked at by itself

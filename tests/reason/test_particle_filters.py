@@ -255,3 +255,17 @@ async def test_mistakes_are_user_errors_before_anything_is_spent():
     with pytest.raises(UnknownNameError, match="Known: multinomial"):
         await think(question(), lm, particle_filter, Judge(), resampling="lottery")
     assert lm.ledger.bill.tokens == 0
+
+
+async def test_particles_that_the_budget_cuts_keep_their_weight_and_are_told_of():
+    """Their weight so far is on no answer, the run is no part of the evidence, and the budget is why it stopped."""
+    seen = 0
+    for seed in range(20):
+        lm = model(Budget(tokens=60), seed)
+        found = await think(question(), lm, particle_filter, Judge(), n=64)
+        cut = [thought for thought in lm.tree.walk() if thought.fate == "cut by the budget"]
+        if cut and found.best is not None:
+            seen += 1
+            assert found.stopped == "budget" and found.evidence_cut > 0
+            assert math.fsum(found.weights.values()) < 1 and found.to_json()["unassigned"] > 0
+    assert seen > 5

@@ -314,7 +314,7 @@ def test_where_spans_go_is_for_the_environment_to_say(monkeypatch):
     assert open_tracing(asked=False) == Tracing()
     with pytest.raises(UserError, match="pip install"):
         open_tracing(asked=True)
-    monkeypatch.setitem(sys.modules, module, types.types.SimpleNamespace(OTLPSpanExporter=lambda: exporter))
+    monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(OTLPSpanExporter=lambda: exporter))
     tracing = open_tracing(asked=False)
     tracing.record("x", 1.0, 2.5, tokens=3)
     tracing.close()

@@ -31,7 +31,8 @@ class Posterior:
 
     ``log_evidence`` is the log of the estimated mean of exp(verifier score) over lines of the model, in nats, for the
     methods that estimate it; ``log_evidence_se`` its standard error from ``evidence_runs`` independent runs, to be read
-    with Student's t at ``evidence_runs`` - 1 degrees of freedom. None where there is no valid figure.
+    with Student's t at ``evidence_runs`` - 1 degrees of freedom. None where there is no valid figure. ``evidence_cut``
+    further runs were cut by the budget and are left out: where there are any, short lines count for too much.
     """
 
     candidates: tuple[Candidate, ...] = ()
@@ -44,6 +45,7 @@ class Posterior:
     log_evidence: float | None = None
     log_evidence_se: float | None = None
     evidence_runs: int = 0
+    evidence_cut: int = 0
 
     @property
     def weights(self) -> dict[str, float]:
@@ -105,6 +107,7 @@ class Posterior:
             "log_evidence": self.log_evidence if self.log_evidence != -math.inf else None,
             "log_evidence_se": self.log_evidence_se,
             "evidence_runs": self.evidence_runs,
+            "evidence_cut": self.evidence_cut,
             "cost": self.cost.to_json(),
             "line": line.text if (line := self.best_line) else None,
             "tree": self.tree.to_json(),

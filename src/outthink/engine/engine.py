@@ -56,7 +56,7 @@ class Engine:
         self._gangs = Gangs(self._arrivals)
         self._interrupt = Interrupt()
         self.growth = Growth(backend, vocabulary, self.scheduler, self.stats, self._grown, self._fail_task)
-        self._readings = Readings(self.scheduler, self.open_child, self.close, self._end)
+        self._readings = Readings(self.scheduler, self.open_child, self.close, self._end, costs)
         decoder, parts = self.growth.decoder, (self.scheduler, self.growth, self.stats, self._interrupt, self.observers)
         self._ahead = None if decoder is None else Ahead(backend, decoder, *parts)
         self._broken: BaseException | None = None

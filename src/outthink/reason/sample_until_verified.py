@@ -23,7 +23,8 @@ from outthink.verify import Verifier
     family="aggregation",
     summary="Sample lines, a few in flight, until the verifier accepts one.",
     guarantee="bounded",
-    promise="an accepted answer is wrong no more often than the verifier accepts wrong ones: never, if it is sound",
+    promise="with a verifier that is never wrong, an accepted answer is right; one that can be fooled is fooled the "
+    "likelier the more lines are tried: then see sample-while-worthwhile",
     paper="Brown et al. 2024, Large Language Monkeys: Scaling Inference Compute with Repeated Sampling, "
     "arXiv:2407.21787",
     accepting=True,

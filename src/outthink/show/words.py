@@ -39,6 +39,8 @@ def evidence_words(posterior: Posterior) -> str | None:
     if posterior.log_evidence is None:
         return None
     runs = _count(posterior.evidence_runs, "independent run")
+    if posterior.evidence_cut:
+        runs += f" ({posterior.evidence_cut} more, which the budget cut, left out: short lines count for too much)"
     if posterior.log_evidence == -math.inf:
         return f"log evidence: no line of {runs} had any weight"
     if posterior.log_evidence_se is None:

@@ -74,9 +74,10 @@ def split(total: int, parts: int) -> list[int]:
 def posterior(question: Question, sweeps: Sequence[Sweep]) -> Posterior:
     """The law over answers of the whole lines of ``sweeps``.
 
-    Lines that the budget cut have no weight yet and are left out. Where no line has any weight, those that the
+    What lines that the budget cut weighed until then is unassigned. Where no whole line has any weight, those that the
     verifier ruled out vote. ``log_evidence`` is not set here.
     """
+    cut = list[float]()
     shares: dict[Branch, list[float]] = {}
     particles = [p for one in sweeps for p in one.particles]
     for particle in particles:
@@ -84,6 +85,7 @@ def posterior(question: Question, sweeps: Sequence[Sweep]) -> Posterior:
             shares.setdefault(particle.tip, []).append(particle.log_weight)
         elif particle.before is not None:
             alive = particle.log_weight > -math.inf
+            cut.append(particle.log_weight)
             particle.tip.thought.fate = "cut by the budget" if alive else "ruled out"
     pooled = {tip: log_sum(weights) for tip, weights in shares.items()}
     total = log_sum(pooled.values())
@@ -91,16 +93,27 @@ def posterior(question: Question, sweeps: Sequence[Sweep]) -> Posterior:
         found = replace(weigh(question, list(pooled)), stopped=NONE_PASSED)
     else:
         found = weigh(question, list(pooled), lambda tip: pooled[tip] - total)
+        lost = log_sum([found.log_unassigned, *(weight - total for weight in cut)])
+        stopped = "budget" if any(one.cut for one in sweeps) else found.stopped
+        found = replace(found, log_unassigned=lost, stopped=stopped)
     return replace(found, attempts=len(particles))
 
 
 def with_evidence(found: Posterior, sweeps: Sequence[Sweep]) -> Posterior:
-    """``found`` with the log-evidence of those ``sweeps`` that ran to their end, and its standard error."""
+    """``found`` with the log-evidence of those ``sweeps`` that ran to their end, its standard error, and how many did
+    not.
+    """
     done = [one for one in sweeps if not one.cut]
     if not done:
         return found
     evidence = pool([one.log_z for one in done], [len(one.particles) for one in done])
-    return replace(found, log_evidence=evidence.log_z, log_evidence_se=evidence.se, evidence_runs=evidence.runs)
+    return replace(
+        found,
+        log_evidence=evidence.log_z,
+        log_evidence_se=evidence.se,
+        evidence_runs=evidence.runs,
+        evidence_cut=len(sweeps) - len(done),
+    )
 
 
 async def or_any_line(question: Question, root: Branch, plan: Plan, ledger: Ledger, found: Posterior) -> Posterior:
