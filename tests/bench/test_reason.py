@@ -281,7 +281,7 @@ async def test_a_reward_model_finds_what_it_read_for_the_same_work_alone(make_ti
             for line in lines:
                 await line.close()
         bills.append(lm.ledger.bill)
-    first, again = (bill.verifier_tokens for bill in bills)
+    first, again = (bill.verifier_flops for bill in bills)
     assert first > 0
     assert (again < first) if shared else (again == first)
 
