@@ -32,7 +32,7 @@ _THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 class Budget:
     """What may be spent; None means unlimited.
 
-    ``tokens`` counts positions that the model computes for us: prompt positions not found in the cache, plus sampled
+    ``tokens`` counts the positions of the tree, each once: of the prompt, computed or found in a cache, and sampled
     tokens. ``Budget("4k tokens")``, ``Budget("8k, 2.5 s")`` and ``Budget(tokens=4000)`` all work. A comma before three
     digits groups the digits of tokens ("100,250 tokens"); before another unit it could as well part two limits
     ("100,250 s"), and is a BudgetError.
