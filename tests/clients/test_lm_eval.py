@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 
@@ -46,7 +47,7 @@ def test_accuracy_is_that_of_our_own_bench(server, environment, tmp_path, kind):
     command += [",".join(f"{name}={value}" for name, value in options.items())]
     command += ["--include_path", tmp_path / "tasks", "--tasks", "outthink", "--batch_size", "1"]
     command += ["--apply_chat_template", "--log_samples", "--output_path", tmp_path / "out"]
-    execute(command, tmp_path, PYTHONPATH=str(next(iter(outthink.__path__)).removesuffix("/outthink")))
+    execute(command, tmp_path, PYTHONPATH=str(Path(outthink.__file__).parents[1]))
     found = results_of(tmp_path / "out")
     for family in FAMILIES:
         mine = [right for right, problem in zip(ours, problems, strict=True) if problem.family == family]
