@@ -289,6 +289,20 @@ def read_together(count: int, flops: float) -> tuple[list[int], float]:
     return [len(task.read) for task in tasks], ledger.bill.flops
 
 
+def test_what_is_given_up_while_it_is_read_takes_no_flops_of_others() -> None:
+    price = read_together(1, 1e15)[1]
+    world, ledger = make_world(limits=Limits(max_batch_tokens=4)), Ledger(Budget(flops=2.5 * price))
+    root = world.root(PROMPT)
+    world.extend(root, 1, Until(1, ignore_eos=True))
+    world.run()
+    first = world.judge(root, range(1, 11), ledger)
+    world.step()
+    world.cancel(first)
+    others = [world.judge(root, [2 + i, *range(1, 10)], ledger) for i in range(2)]
+    world.run()
+    assert [len(task.read) for task in others] == [10, 10]
+
+
 def test_what_is_read_together_stays_within_its_flops(monkeypatch: pytest.MonkeyPatch) -> None:
     one, price = read_together(1, 1e15)
     assert one == [10] and price > 0
@@ -296,5 +310,5 @@ def test_what_is_read_together_stays_within_its_flops(monkeypatch: pytest.Monkey
         read, spent = read_together(6, price * paid)
         assert sum(count == 10 for count in read) == paid and sum(read) == 10 * paid
         assert spent <= price * paid
-    monkeypatch.setattr("outthink.engine.reading.Readings._promise", lambda self, task, flops: None)
+    monkeypatch.setattr("outthink.engine.reading.Readings._within_flops", lambda self, task: True)
     assert read_together(6, price * 2)[1] > price * 2  # as it would be were each looked at by itself

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 
 import numpy as np
 from numpy.typing import NDArray
 
-from outthink.core.budget import Ledger
 from outthink.engine.billing import Costs
 from outthink.engine.sequence import Judge, Reading, Sequence, Task
 from outthink.scheduling import Scheduler, Slice
@@ -30,14 +29,11 @@ class Readings:
         costs: Costs,
     ) -> None:
         self._scheduler, self._open_child, self._close, self._over = scheduler, open_child, close, over
-        self._costs, self._promised = costs, Counter[Ledger]()  # FLOPs of what was begun and is not over
+        self._costs, self._begun = costs, list[Reading]()  # those in flight, where FLOPs are limited
 
     def start(self, task: Reading, logits: NDArray[np.float32]) -> None:
         """Begin a reading whose parent's last logits [V] are known."""
-        flops = self._flops(task)
-        if task.ledger.tokens_left < task.price or any(
-            each.flops_left < self._promised[each] + flops for each in task.ledger.line if each.limited
-        ):
+        if task.ledger.tokens_left < task.price or not self._within_flops(task):
             self.end(task)
             return
         following = task.begin(logits)
@@ -47,7 +43,6 @@ class Readings:
         task.sequence = self._open_child(task.parent, following)
         task.sequence.gang, task.sequence.reading = task.gang, task
         self._scheduler.add(task.sequence)
-        self._promise(task, flops)
 
     def settle(self, task: Reading, piece: Slice[Sequence], logits: NDArray[np.float32]) -> None:
         """Take in the logits of a slice of its sequence."""
@@ -61,7 +56,6 @@ class Readings:
         self._over(task)
         sequence = task.sequence
         if sequence is not None:
-            self._promise(task, -self._flops(task))
             sequence.reading = None
             if isinstance(task, Judge) and task.complete:
                 self._scheduler.rest(sequence)
@@ -70,13 +64,17 @@ class Readings:
                 sequence = None
         task.done((task.read, sequence) if isinstance(task, Judge) else task.read)
 
+    def _within_flops(self, task: Reading) -> bool:
+        """Whether every ledger can pay for all of it beside what else is being read; it is in flight from now on."""
+        if task.ledger.flops_left == math.inf:
+            return True
+        self._begun = [*(other for other in self._begun if not other.over), task]
+        return all(
+            sum(self._flops(other) for other in self._begun if each in other.ledger.line) <= each.flops_left
+            for each in task.ledger.line
+        )
+
     def _flops(self, task: Reading) -> int:
         """FLOPs of reading all of it."""
         count = len(task.tokens)
         return self._costs.positions(len(task.parent.tokens), count) + count * self._costs.head
-
-    def _promise(self, task: Reading, flops: int) -> None:
-        for each in task.ledger.line:
-            self._promised[each] += flops
-            if not self._promised[each]:
-                del self._promised[each]
