@@ -205,10 +205,9 @@ class Jobs:
             log.error("solve %s waits for the next start of the server", job_id, exc_info=error)
 
     async def _run(self, job: Job) -> None:
-        waited = max(0.0, time.time() - job.created)
         timeout = job.request.get("timeout")
         try:
-            async with asyncio.timeout(None if timeout is None else timeout - waited) as waiting:
+            async with asyncio.timeout(None if timeout is None else timeout - _age(job)) as waiting:
                 async with self._gate.admitted(job.tenant, job.request.get("priority", 0)):
                     waiting.reschedule(None)
                     await self._work(job)
@@ -221,8 +220,7 @@ class Jobs:
         def watch(lm: LocalLM) -> None:
             self.running[job.id].lm = lm
 
-        waited = max(0.0, time.time() - job.created)
-        status, result = await solved(self.service, job.tenant, job.request, watch, waited)
+        status, result = await solved(self.service, job.tenant, job.request, watch, _age(job))
         await self.stored.insist(self.store.set, job.id, status, result)
 
 
@@ -266,6 +264,11 @@ def plan_of_solve(request: SolveRequest) -> Plan:
     plan = plan_of(request.thinking)
     assert plan is not None
     return plan
+
+
+def _age(job: Job) -> float:
+    """Seconds since it was asked for."""
+    return max(0.0, time.time() - job.created)
 
 
 def _fatal() -> ApiError:
